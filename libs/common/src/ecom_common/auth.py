@@ -1,0 +1,161 @@
+"""Who asks: bearer JWTs, verified against a JWKS (RFC 7519, RFC 7517), and their scopes.
+
+RS256 and EdDSA only: a list of allowed algorithms, never what the token says, or `alg=none` and
+HMAC-with-the-public-key would pass. Each endpoint names the scope it needs; who owns an object is decided
+by the use case.
+"""
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import jwt
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from ecom_common.errors import ConfigurationError, Problem
+
+ALGORITHMS: Final = ("RS256", "EdDSA")
+LEEWAY_S: Final = 60
+DEVELOPMENT_KEY_ID: Final = "development"
+RELOAD_EVERY_S: Final = 10.0
+"""A key id we do not know makes us read the key set again, at most this often."""
+REMEMBERED_TOKENS: Final = 10_000
+REMEMBERED_S: Final = 30.0
+"""How long a verified token is trusted without looking again: what a withdrawn key may outlive."""
+MAX_SUBJECT_CHARS: Final = 255
+
+_bearer = HTTPBearer(
+    auto_error=False, description="A JWT; `scripts/token` makes one for development."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The caller: a stable id and what they may do."""
+
+    subject: str
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes
+
+
+class Authenticator:
+    """Verifies tokens. Thread-safe; remembers recently verified ones, since a signature costs 0.1 ms."""
+
+    def __init__(self, *, jwks: str, issuer: str, audience: str, environment: str) -> None:
+        self._jwks = jwks
+        self._issuer = issuer
+        self._audience = audience
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._loaded_at = time.monotonic()
+        self._keys = self._load()
+        self._verified: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
+
+    def verify(self, token: str) -> Principal:
+        """The token's bearer; raises the `unauthenticated` problem."""
+        known = self._verified.get(token)
+        if known is not None and time.monotonic() < known[1]:
+            return known[0]
+        principal, expires_in_s = self._verify(token)
+        self._remember(token, principal, min(REMEMBERED_S, expires_in_s))
+        return principal
+
+    def _verify(self, token: str) -> tuple[Principal, float]:
+        try:
+            key = self._key(jwt.get_unverified_header(token).get("kid"))
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=list(ALGORITHMS),
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY_S,
+                options={"require": ["exp", "sub", "iss", "aud"]},
+            )
+        except jwt.PyJWTError as error:
+            raise _unauthenticated(type(error).__name__) from None
+        subject, scope = claims["sub"], claims.get("scope", "")
+        if not subject or len(subject) > MAX_SUBJECT_CHARS or not subject.isprintable():
+            raise _unauthenticated("sub")
+        if not isinstance(scope, str):
+            raise _unauthenticated("scope")
+        expires_in_s = float(claims["exp"]) + LEEWAY_S - time.time()
+        return Principal(subject, frozenset(scope.split())), expires_in_s
+
+    def _remember(self, token: str, principal: Principal, seconds: float) -> None:
+        with self._lock:
+            self._verified[token] = (principal, time.monotonic() + seconds)
+            while len(self._verified) > REMEMBERED_TOKENS:
+                self._verified.popitem(last=False)
+
+    def _key(self, key_id: str | None) -> Any:
+        if key_id not in self._keys:
+            self._reload()
+        if key_id is None or key_id not in self._keys:
+            raise _unauthenticated("kid")
+        return self._keys[key_id]
+
+    def _reload(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._loaded_at < RELOAD_EVERY_S:
+                return
+            self._loaded_at = time.monotonic()
+            self._keys = self._load()
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            document = _fetch(self._jwks)
+            keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(document).keys if key.key_id}
+        except (OSError, ValueError, jwt.PyJWTError) as error:
+            raise ConfigurationError(
+                f"JWT_JWKS: the key set cannot be read ({type(error).__name__}): "
+                "give the path or https URL of a JWKS document"
+            ) from error
+        if self._environment == "production" and DEVELOPMENT_KEY_ID in keys:
+            raise ConfigurationError("JWT_JWKS: the development key is refused in production")
+        return keys
+
+
+def _fetch(source: str) -> dict[str, Any]:
+    if source.startswith(("https://", "http://")):
+        document = jwt.PyJWKClient(source, cache_jwk_set=False, timeout=5).fetch_data()
+    else:
+        document = json.loads(Path(source).read_bytes())
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")
+    return document
+
+
+def _unauthenticated(why: str) -> Problem:
+    # The kind of fault helps whoever integrates, and tells an attacker nothing the standard does not.
+    return Problem("unauthenticated", f"Send a valid bearer token ({why}).")
+
+
+async def authenticated(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Principal:
+    """The caller of this request, whatever their scopes."""
+    if credentials is None:
+        raise _unauthenticated("none was sent")
+    authenticator: Authenticator = request.app.state.authenticator
+    return authenticator.verify(credentials.credentials)
+
+
+def requires(*scopes: str) -> Callable[..., Coroutine[Any, Any, Principal]]:
+    """A dependency: the caller, who has at least one of `scopes`; else the `forbidden` problem."""
+
+    async def check(principal: Annotated[Principal, Depends(authenticated)]) -> Principal:
+        if not principal.scopes.intersection(scopes):
+            raise Problem("forbidden", f"This needs the scope {' or '.join(scopes)}.")
+        return principal
+
+    return check

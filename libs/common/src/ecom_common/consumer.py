@@ -1,0 +1,260 @@
+"""The consumer: batches of messages, each applied in one transaction, each message at most once.
+
+Order of things: decode → one transaction with the inbox and the handlers' effects → commit the offsets. A
+crash anywhere repeats messages, and the inbox drops them. Offsets are only a hint where to start.
+
+Poison (cannot be decoded, or its handler fails three times) goes to the dead letters alone, and nothing
+waits behind it. A database that is down is not poison: the batch is held, the partitions are paused, and
+the consumer keeps polling so that the group keeps it.
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Final
+
+from confluent_kafka import Consumer as KafkaConsumer
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from ecom_contracts.envelope import ContractError, UnknownType, decode
+from sqlalchemy.orm import Session
+
+from ecom_common import dead_letters, inbox, metrics
+from ecom_common.batch import Failed, apply_batch
+from ecom_common.database import Sessions, Trouble, backoff_s, classify
+from ecom_common.dead_letters import DeadLetter
+from ecom_common.errors import DependencyDown
+from ecom_common.logs import describe
+from ecom_common.messages import Handler, Handlers, Received
+
+POISON_TRIES: Final = 3
+"""Failures of a message on its own, by no fault of the database, before it is a dead letter."""
+
+log = logging.getLogger(__name__)
+
+
+class Consumer:
+    """Feeds the messages of some topics to handlers. One thread owns it."""
+
+    def __init__(
+        self,
+        kafka: KafkaConsumer,
+        sessions: Sessions,
+        handlers: Handlers,
+        *,
+        topics: Sequence[str],
+        dead_letter_topic: str,
+        max_batch: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kafka = kafka
+        self._sessions = sessions
+        self._handlers = handlers
+        self._dead_letter_topic = dead_letter_topic
+        self._max_batch = max_batch
+        self._clock = clock
+        self._held: list[Message] = []
+        self._holds = 0
+        self._retry_at = 0.0
+        kafka.subscribe(list(topics))
+
+    def run_once(self, timeout_s: float) -> int:
+        """Handle what has queued up, waiting at most `timeout_s` for the first; how many were handled."""
+        messages = self._next_batch(timeout_s)
+        if not messages:
+            return 0
+        try:
+            self._handle(messages)
+        except DependencyDown as error:
+            self._hold(messages, error)
+            return 0
+        self._release()
+        self._commit(messages)
+        return len(messages)
+
+    def close(self) -> None:
+        """Leave the group, so that its partitions move at once."""
+        self._kafka.close()
+
+    def observe_lag(self) -> None:
+        """Export how far behind the end each assigned partition is, from the client's own cache."""
+        for at in self._kafka.position(self._kafka.assignment()):
+            watermarks = self._kafka.get_watermark_offsets(at, cached=True)
+            if watermarks and at.offset >= 0:
+                lag = max(0, watermarks[1] - at.offset)
+                metrics.CONSUMER_LAG.labels(at.topic, str(at.partition)).set(lag)
+
+    def _next_batch(self, timeout_s: float) -> list[Message]:
+        if not self._held:
+            return self._fetch(timeout_s)
+        # Polling keeps us in the group; a partition that was assigned meanwhile may hand us something.
+        if (message := self._kafka.poll(timeout_s)) is not None and _is_message(message):
+            self._held.append(message)
+        return self._held if self._clock() >= self._retry_at else []
+
+    def _fetch(self, timeout_s: float) -> list[Message]:
+        # consume(n, timeout) would wait the whole time-out to fill the batch.
+        first = self._kafka.poll(timeout_s)
+        if first is None:
+            return []
+        rest = self._kafka.consume(self._max_batch - 1, 0) if self._max_batch > 1 else []
+        return [message for message in (first, *rest) if _is_message(message)]
+
+    def _hold(self, messages: list[Message], error: DependencyDown) -> None:
+        if not self._held:
+            log.warning("holding %d messages: %s", len(messages), error)
+            self._kafka.pause(self._kafka.assignment())
+        self._held = messages
+        self._retry_at = self._clock() + backoff_s(self._holds, first_s=0.1, most_s=5.0)
+        self._holds += 1
+
+    def _release(self) -> None:
+        if self._held:
+            log.info("the database answers again")
+            self._held = []
+            self._holds = 0
+            self._kafka.resume(self._kafka.assignment())
+
+    def _handle(self, messages: Sequence[Message]) -> None:
+        readable, letters = self._decode(messages)
+        if readable:
+            outcomes = apply_batch(
+                self._sessions, self._apply, [r for r, _ in readable], name="messages"
+            )
+            for (received, message), outcome in zip(readable, outcomes, strict=True):
+                if isinstance(outcome, Failed) and (error := self._retry_alone(received, outcome)):
+                    letters.append(_letter(message, error))
+        if letters:
+            self._bury(letters)
+
+    def _decode(
+        self, messages: Sequence[Message]
+    ) -> tuple[list[tuple[Received, Message]], list[DeadLetter]]:
+        readable: list[tuple[Received, Message]] = []
+        letters: list[DeadLetter] = []
+        for message in messages:
+            payload = message.value()
+            if payload is None:
+                # A deleted key of a compacted topic, not poison.
+                _count(message, "tombstone")
+                continue
+            try:
+                received = _received(message, payload)
+            except UnknownType:
+                _count(message, "unknown_type")
+            except ContractError as error:
+                letters.append(_letter(message, error))
+            else:
+                if received.envelope.type in self._handlers:
+                    readable.append((received, message))
+                else:
+                    _count(message, "unknown_type")
+        return readable, letters
+
+    def _apply(self, session: Session, received: Sequence[Received]) -> list[None]:
+        """The unit of work: claim the ids in the inbox, hand what is new to its handlers, in order."""
+        fresh = inbox.claim(session, [r.envelope.id for r in received])
+        todo = []
+        for message in received:
+            if message.envelope.id in fresh:
+                fresh.discard(message.envelope.id)
+                todo.append(message)
+        for handler, group in groupby(todo, key=self._handler_of):
+            handler(session, list(group))
+        for message in received:
+            metrics.RECEIVED.labels(message.topic, "handled").inc()
+        metrics.RECEIVED.labels("all", "duplicate").inc(len(received) - len(todo))
+        return [None] * len(received)
+
+    def _handler_of(self, received: Received) -> Handler:
+        return self._handlers[received.envelope.type]
+
+    def _retry_alone(self, received: Received, failed: Failed) -> Exception | None:
+        """Try a message that failed on its own some more; the last error when it is poison."""
+        outcome: Failed | None = failed
+        for _ in range(POISON_TRIES - 1):
+            assert outcome is not None
+            if classify(outcome.error) is not Trouble.UNEXPECTED:
+                raise DependencyDown(f"contention: {describe(outcome.error)}") from outcome.error
+            result = apply_batch(self._sessions, self._apply, [received], name="messages")[0]
+            outcome = result if isinstance(result, Failed) else None
+            if outcome is None:
+                return None
+        assert outcome is not None
+        return outcome.error
+
+    def _bury(self, letters: Sequence[DeadLetter]) -> None:
+        def bury(session: Session, batch: Sequence[DeadLetter]) -> list[None]:
+            dead_letters.bury(session, batch, topic=self._dead_letter_topic)
+            return [None] * len(batch)
+
+        for letter, outcome in zip(
+            letters, apply_batch(self._sessions, bury, letters, name="dead_letters"), strict=True
+        ):
+            if isinstance(outcome, Failed):
+                # Never lost: the offset is not committed until the letter is recorded.
+                raise DependencyDown("a dead letter could not be recorded") from outcome.error
+            metrics.RECEIVED.labels(letter.topic, "dead_letter").inc()
+            log.error(
+                "dead letter: %s",
+                letter.error,
+                extra={
+                    "topic": letter.topic,
+                    "partition": letter.partition,
+                    "offset": letter.offset,
+                },
+            )
+
+    def _commit(self, messages: Sequence[Message]) -> None:
+        ends: dict[tuple[str, int], int] = {}
+        for message in messages:
+            place = _place(message)
+            ends[place[:2]] = max(ends.get(place[:2], 0), place[2] + 1)
+        offsets = [
+            TopicPartition(topic, partition, end) for (topic, partition), end in ends.items()
+        ]
+        try:
+            self._kafka.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            # The partition may have moved to another worker; it will drop the repeats by its inbox.
+            log.info("offsets not committed: %s", error)
+
+
+def _is_message(message: Message) -> bool:
+    error = message.error()
+    if error is None:
+        return True
+    if error.code() != KafkaError._PARTITION_EOF:
+        log.warning("the consumer reports: %s", error)
+    return False
+
+
+def _place(message: Message) -> tuple[str, int, int]:
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    return topic, partition, offset
+
+
+def _received(message: Message, payload: bytes) -> Received:
+    return Received(decode(payload), *_place(message))
+
+
+def _count(message: Message, outcome: str) -> None:
+    metrics.RECEIVED.labels(_place(message)[0], outcome).inc()
+
+
+def _letter(message: Message, error: Exception) -> DeadLetter:
+    topic, partition, offset = _place(message)
+    key = message.key()
+    return DeadLetter(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        key=key.encode() if isinstance(key, str) else key,
+        payload=message.value() or b"",
+        error=describe(error),
+        stack="".join(traceback.format_exception(error)),
+    )

@@ -1,0 +1,93 @@
+"""Dead letters: messages that cannot be handled, kept as they came until somebody deals with them.
+
+A dead letter is a row (original bytes, place, error, stack) and, through the outbox, the same bytes on
+the service's dead-letter topic. Its id is not in the inbox, so a redriven message is handled like new.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from ecom_common.bulk import insert_new_rows
+from ecom_common.outbox import Outgoing, publish
+from ecom_common.tables import dead_letters
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that failed, as the broker gave it, with the reason."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    payload: bytes
+    error: str
+    stack: str
+
+
+def bury(session: Session, letters: Sequence[DeadLetter], *, topic: str) -> None:
+    """Record the letters and publish their bytes on `topic`; one that is recorded already is skipped."""
+    fresh = [letter for letter in letters if insert_new_rows(session, dead_letters, [_row(letter)])]
+    publish(
+        session,
+        [Outgoing(topic, (m.key or b"").decode(errors="replace"), m.payload) for m in fresh],
+    )
+
+
+def _row(letter: DeadLetter) -> dict[str, object]:
+    return {
+        "source_topic": letter.topic,
+        "source_partition": letter.partition,
+        "source_offset": letter.offset,
+        "key": letter.key,
+        "payload": letter.payload,
+        "digest": hashlib.sha256(letter.payload).digest(),
+        "error": letter.error.replace("\0", ""),
+        "stack": letter.stack.replace("\0", ""),
+    }
+
+
+def redrive(session: Session, letter_id: int, *, actor: str) -> bool:
+    """Send the original bytes to their topic again; False when the letter is not open (any more)."""
+    row = session.execute(
+        select(dead_letters)
+        .where(dead_letters.c.id == letter_id, dead_letters.c.state == "open")
+        .with_for_update()
+    ).one_or_none()
+    if row is None:
+        return False
+    _settle(session, letter_id, state="redriven", actor=actor, reason=None)
+    key = bytes(row.key or b"").decode(errors="replace")
+    publish(session, [Outgoing(row.source_topic, key, bytes(row.payload))])
+    return True
+
+
+def discard(session: Session, letter_id: int, *, actor: str, reason: str) -> bool:
+    """Put the letter aside for good; False when it is not open (any more)."""
+    return _settle(session, letter_id, state="discarded", actor=actor, reason=reason)
+
+
+def _settle(
+    session: Session, letter_id: int, *, state: str, actor: str, reason: str | None
+) -> bool:
+    result = session.execute(
+        update(dead_letters)
+        .where(dead_letters.c.id == letter_id, dead_letters.c.state == "open")
+        .values(state=state, settled_at=func.db_now(), settled_by=actor, settled_reason=reason)
+        .returning(dead_letters.c.id)
+    )
+    return result.one_or_none() is not None
+
+
+def count_open(session: Session) -> int:
+    """How many letters wait for somebody."""
+    return (
+        session.scalar(
+            select(func.count()).select_from(dead_letters).where(dead_letters.c.state == "open")
+        )
+        or 0
+    )

@@ -1,0 +1,86 @@
+"""What every service reads from its environment, and the refusal to start with unsafe values.
+
+Environment only: no files, no flags, no defaults for what differs between installations. Each service
+extends `ServiceSettings` with its own fields in its own `settings.py`.
+"""
+
+from typing import Literal, Self, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ecom_common.errors import ConfigurationError
+
+# Passwords that stand in examples; a production start with one of them is a mistake.
+S = TypeVar("S", bound=BaseSettings)
+
+_PLACEHOLDERS = frozenset(
+    {"", "change-me", "changeme", "password", "postgres", "secret", "example"}
+)
+
+
+class KafkaSettings(BaseSettings):
+    """How to reach the broker; enough for a managed one (TLS, SASL)."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix="kafka_")
+
+    bootstrap_servers: str = Field(min_length=1)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca_location: str | None = None
+    replication_factor: int = Field(default=1, ge=1, le=9)
+    partitions: int | None = Field(default=None, ge=1, le=256)
+    """Overrides the number of partitions of every topic; None keeps what the topics say."""
+
+
+class ServiceSettings(BaseSettings):
+    """Settings that all three services share."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    environment: Literal["development", "production"] = "production"
+    database_url: SecretStr
+    """postgresql://role:password@host:port/database?sslmode=…, the role without DDL rights."""
+    database_pool_size: int = Field(default=8, ge=1, le=64)
+    jwt_jwks: str = Field(min_length=1)
+    """A JWKS: the path of a file, or an https URL."""
+    jwt_issuer: str = Field(min_length=1)
+    jwt_audience: str = Field(min_length=1)
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(ge=1, le=65535)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    max_batch: int = Field(default=200, ge=1, le=1000)
+    """Most HTTP commands, or messages, in one transaction."""
+    inbox_retention_hours: int = Field(default=7 * 24, ge=1)
+    """How long message ids are remembered; the broker keeps commands and events as long."""
+    idempotency_retention_hours: int = Field(default=7 * 24, ge=72)
+
+    @model_validator(mode="after")
+    def _refuse_unsafe_production(self) -> Self:
+        if self.environment == "production":
+            refuse_placeholder_password("DATABASE_URL", self.database_url)
+        return self
+
+
+def refuse_placeholder_password(name: str, url: SecretStr) -> None:
+    """Raise ValueError when the URL's password is one that stands in examples."""
+    from sqlalchemy import make_url
+
+    if (make_url(url.get_secret_value()).password or "").lower() in _PLACEHOLDERS:
+        raise ValueError(f"{name} has no password or a placeholder: set a real one")
+
+
+def load(kind: type[S]) -> S:
+    """Read the environment, or raise ConfigurationError that names each bad variable, never a value."""
+    try:
+        return kind()
+    except ValidationError as error:
+        prefix = kind.model_config.get("env_prefix", "")
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']).upper() and prefix.upper()}"
+            f"{'.'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError(f"the environment is not usable: {problems}") from None

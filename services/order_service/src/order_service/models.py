@@ -1,0 +1,436 @@
+"""The order aggregate: its rows as mapped classes, and the verbs that change it.
+
+Owns what an order may become. Reads no database and writes none: objects are loaded, changed in memory and
+written in bulk by the repository.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from ecom_common.tables import NAMING
+from ecom_common.tracing import trace_id_of
+from ecom_contracts.messages import (
+    Message,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderedLine,
+    OrderPlaced,
+    OrderRejected,
+    PaymentCancel,
+    PaymentCharge,
+    StockCommit,
+    StockLine,
+    StockRelease,
+    StockReserve,
+)
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from order_service import saga
+from order_service.saga import Ask, Goal, Payment, Reason, Saga, Status, Stock
+
+SERVICE: Final = "order_service"
+SCHEMA_VERSION: Final = "2"
+"""The migration that this code needs; readiness checks it."""
+
+SYSTEM: Final = "system"
+"""The actor of what nobody asked for: deadlines, flags."""
+
+OPEN_STATUSES: Final = (Status.PENDING, Status.CANCELLING)
+_OPEN = text("status IN ('pending', 'cancelling')")
+
+SUMMARIES: Final = {
+    "placed": "The order was placed.",
+    "stock_held": "Every line is reserved.",
+    "stock_refused": "There is not enough stock.",
+    "stock_committed": "The stock has left for good.",
+    "stock_released": "Nothing is reserved any more.",
+    "stock_restocked": "The stock is back.",
+    "payment_processing": "The payment is being taken.",
+    "payment_unknown": "The provider has not answered; it is being asked again.",
+    "payment_captured": "The payment was taken.",
+    "payment_declined": "The payment was declined.",
+    "payment_cancelled": "The payment was called off; nothing was taken.",
+    "payment_refunding": "The payment is being given back.",
+    "payment_refunded": "The payment was given back in full.",
+    "payment_refund_failed": "The refund failed; an operator is needed.",
+    "cancel_requested": "A cancellation was asked for.",
+    "timed_out": "The order took too long and is given up.",
+    "flagged": "Nobody answers; an operator is needed.",
+    "flag_lifted": "An operator has it carried on.",
+}
+"""Every kind of change, in words for people."""
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The message that led to a change, and where it stood."""
+
+    message_id: UUID
+    topic: str
+    partition: int
+    offset: int
+    traceparent: str | None = None
+
+
+class CatalogueItem(Base):
+    """The read model of inventory's catalogue: what can be ordered, and at what price."""
+
+    __tablename__ = "catalogue_items"
+    __table_args__ = (
+        CheckConstraint("unit_price >= 1", name="unit_price"),
+        CheckConstraint("version >= 1", name="version"),
+    )
+
+    sku: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    unit_price: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(Text)
+    active: Mapped[bool]
+    version: Mapped[int] = mapped_column(Integer)
+
+
+class OrderLine(Base):
+    """One SKU of an order, at the name and price it had when the order was placed."""
+
+    __tablename__ = "order_lines"
+    __table_args__ = (
+        CheckConstraint("quantity BETWEEN 1 AND 1000000", name="quantity"),
+        CheckConstraint("unit_price >= 1", name="unit_price"),
+        CheckConstraint("total = unit_price * quantity", name="total"),
+    )
+
+    order_id: Mapped[UUID] = mapped_column(Uuid, ForeignKey("orders.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sku: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    quantity: Mapped[int] = mapped_column(Integer)
+    unit_price: Mapped[int] = mapped_column(BigInteger)
+    total: Mapped[int] = mapped_column(BigInteger)
+
+
+class HistoryEntry(Base):
+    """One change of an order: entry `version` is what made the order that version. Append-only."""
+
+    __tablename__ = "order_history"
+    __table_args__ = (
+        CheckConstraint("version >= 1", name="version"),
+        CheckConstraint("(message_id IS NULL) = (message_topic IS NULL)", name="cause"),
+        Index(
+            "uq_order_history_message_id",
+            "order_id",
+            "message_id",
+            unique=True,
+            postgresql_where=text("message_id IS NOT NULL"),
+        ),
+    )
+
+    order_id: Mapped[UUID] = mapped_column(Uuid, ForeignKey("orders.id"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    kind: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(Text)
+    note: Mapped[str | None] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text)
+    goal: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    stock: Mapped[str] = mapped_column(Text)
+    payment: Mapped[str] = mapped_column(Text)
+    message_id: Mapped[UUID | None] = mapped_column(Uuid)
+    message_topic: Mapped[str | None] = mapped_column(Text)
+    message_partition: Mapped[int | None] = mapped_column(Integer)
+    message_offset: Mapped[int | None] = mapped_column(BigInteger)
+    trace_id: Mapped[str | None] = mapped_column(Text)
+
+
+class Order(Base):
+    """An order, which is its own saga."""
+
+    __tablename__ = "orders"
+    __table_args__ = (
+        UniqueConstraint("customer_id", "checkout_id"),
+        CheckConstraint("total BETWEEN 1 AND 1000000000000000", name="total"),
+        CheckConstraint("version >= 1", name="version"),
+        CheckConstraint("asks >= 0", name="asks"),
+        Index("ix_orders_customer_id", "customer_id", "id"),
+        Index("ix_orders_status", "status", "id"),
+        Index("ix_orders_due_at", "due_at", postgresql_where=_OPEN),
+    )
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    customer_id: Mapped[str] = mapped_column(Text)
+    checkout_id: Mapped[str | None] = mapped_column(Text)
+    currency: Mapped[str] = mapped_column(Text)
+    total: Mapped[int] = mapped_column(BigInteger)
+    payment_method: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text)
+    goal: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    stock: Mapped[str] = mapped_column(Text)
+    stock_version: Mapped[int] = mapped_column(Integer)
+    payment: Mapped[str] = mapped_column(Text)
+    payment_version: Mapped[int] = mapped_column(Integer)
+    version: Mapped[int] = mapped_column(Integer)
+    deadline_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    due_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When the sweeper looks at it next; None when it need not."""
+    asks: Mapped[int] = mapped_column(Integer)
+    """How often the outstanding commands were sent again without an answer."""
+    flagged_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    traceparent: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+    lines: Mapped[list[OrderLine]] = relationship(order_by=OrderLine.position, lazy="raise")
+
+    @property
+    def saga(self) -> Saga:
+        """The part of the row that decides what comes next."""
+        return Saga(
+            goal=Goal(self.goal),
+            reason=None if self.reason is None else Reason(self.reason),
+            stock=Stock(self.stock),
+            stock_version=self.stock_version,
+            payment=Payment(self.payment),
+            payment_version=self.payment_version,
+        )
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in OPEN_STATUSES
+
+    def learn_stock(
+        self, state: Stock, version: int, *, now: datetime, cause: Cause
+    ) -> "Change | None":
+        """Take in inventory's answer; None when it is not news."""
+        after = saga.learn_stock(self.saga, state, version)
+        return self._become(after, f"stock_{state}", SYSTEM, now=now, cause=cause)
+
+    def learn_payment(
+        self, state: Payment, version: int, *, now: datetime, cause: Cause
+    ) -> "Change | None":
+        """Take in payment's answer; None when it is not news. A failed refund needs an operator."""
+        after = saga.learn_payment(self.saga, state, version)
+        change = self._become(after, f"payment_{state}", SYSTEM, now=now, cause=cause)
+        if change is not None and state is Payment.REFUND_FAILED:
+            self.flagged_at = now
+        return change
+
+    def cancel(self, reason: Reason, *, actor: str, now: datetime) -> "Change | None":
+        """Give the order up for its customer or an operator; None when it is given up already."""
+        return self._become(saga.abort(self.saga, reason), "cancel_requested", actor, now=now)
+
+    def time_out(self, *, now: datetime) -> "Change | None":
+        """Give up an order whose deadline has passed before it was confirmed."""
+        return self._become(saga.abort(self.saga, Reason.TIMED_OUT), "timed_out", SYSTEM, now=now)
+
+    def flag(self, *, now: datetime) -> "Change":
+        """Stop asking: nobody answers, and an operator has to look."""
+        assert self.is_open
+        self.flagged_at = now
+        return self._record("flagged", SYSTEM, now=now)
+
+    def lift_flag(self, *, actor: str, now: datetime, note: str | None = None) -> "Change":
+        """Carry on with an order that was flagged: everything outstanding is asked for again."""
+        assert self.flagged_at is not None
+        self.flagged_at = None
+        self.asks = 0
+        return self._record("flag_lifted", actor, now=now, note=note)
+
+    def command(self, ask: Ask) -> Message:
+        """The message that asks for `ask`."""
+        return _COMMANDS[ask](self)
+
+    def schedule(self, *, now: datetime, wait: timedelta) -> None:
+        """Have the sweeper look again after `wait`, or at the deadline when that comes first."""
+        if not self.is_open:
+            self.due_at = None
+            return
+        # Past the deadline an order is being given up already: only asking again is left.
+        deadlines = [self.deadline_at] if self.goal == Goal.FULFIL else []
+        retries = [] if self.flagged_at is not None else [now + wait]
+        self.due_at = min([*deadlines, *retries], default=None)
+
+    def _become(
+        self, after: Saga, kind: str, actor: str, *, now: datetime, cause: Cause | None = None
+    ) -> "Change | None":
+        if after == self.saga:
+            return None
+        self.goal = after.goal.value
+        self.reason = None if after.reason is None else after.reason.value
+        self.stock = after.stock.value
+        self.stock_version = after.stock_version
+        self.payment = after.payment.value
+        self.payment_version = after.payment_version
+        self.status = saga.status(after).value
+        self.asks = 0
+        # An answer, or a new goal, is progress: what was flagged before is worth asking for again.
+        self.flagged_at = None
+        return self._record(kind, actor, now=now, cause=cause)
+
+    def _record(
+        self,
+        kind: str,
+        actor: str,
+        *,
+        now: datetime,
+        cause: Cause | None = None,
+        note: str | None = None,
+    ) -> "Change":
+        assert kind in SUMMARIES, kind
+        self.version += 1
+        self.updated_at = now
+        return Change(self, _history_row(self, kind, actor, now=now, cause=cause, note=note))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that an order has gone through, and its row in the history."""
+
+    order: Order
+    history_row: dict[str, Any]
+
+
+def place(
+    *,
+    order_id: UUID,
+    customer_id: str,
+    checkout_id: str | None,
+    currency: str,
+    payment_method: str,
+    lines: list[OrderLine],
+    now: datetime,
+    deadline_at: datetime,
+    traceparent: str | None,
+) -> Change:
+    """A new order, pending, with version 1."""
+    start = Saga()
+    order = Order(
+        id=order_id,
+        customer_id=customer_id,
+        checkout_id=checkout_id,
+        currency=currency,
+        total=sum(line.total for line in lines),
+        payment_method=payment_method,
+        status=saga.status(start).value,
+        goal=start.goal.value,
+        reason=None,
+        stock=start.stock.value,
+        stock_version=0,
+        payment=start.payment.value,
+        payment_version=0,
+        version=0,
+        deadline_at=deadline_at,
+        due_at=None,
+        asks=0,
+        flagged_at=None,
+        traceparent=traceparent,
+        created_at=now,
+        updated_at=now,
+        lines=lines,
+    )
+    return order._record("placed", customer_id, now=now)
+
+
+def _history_row(
+    order: Order, kind: str, actor: str, *, now: datetime, cause: Cause | None, note: str | None
+) -> dict[str, Any]:
+    traceparent = (cause and cause.traceparent) or order.traceparent
+    return {
+        "order_id": order.id,
+        "version": order.version,
+        "at": now,
+        "kind": kind,
+        "actor": actor,
+        "note": note,
+        "status": order.status,
+        "goal": order.goal,
+        "reason": order.reason,
+        "stock": order.stock,
+        "payment": order.payment,
+        "message_id": cause and cause.message_id,
+        "message_topic": cause and cause.topic,
+        "message_partition": cause and cause.partition,
+        "message_offset": cause and cause.offset,
+        "trace_id": trace_id_of(traceparent),
+    }
+
+
+_COMMANDS: Final[Mapping[Ask, Callable[[Order], Message]]] = {
+    Ask.RESERVE: lambda order: StockReserve(
+        order_id=order.id,
+        lines=tuple(StockLine(sku=line.sku, quantity=line.quantity) for line in order.lines),
+    ),
+    Ask.COMMIT: lambda order: StockCommit(order_id=order.id),
+    Ask.RELEASE: lambda order: StockRelease(order_id=order.id),
+    Ask.CHARGE: lambda order: PaymentCharge(
+        order_id=order.id,
+        customer_id=order.customer_id,
+        currency=order.currency,
+        amount=order.total,
+        method=order.payment_method,
+    ),
+    Ask.CANCEL: lambda order: PaymentCancel(
+        order_id=order.id,
+        customer_id=order.customer_id,
+        currency=order.currency,
+        amount=order.total,
+    ),
+}
+
+
+def placed_event(order: Order) -> OrderPlaced:
+    """What everybody else is told when an order is placed."""
+    return OrderPlaced(
+        order_id=order.id,
+        checkout_id=order.checkout_id,
+        customer_id=order.customer_id,
+        currency=order.currency,
+        total=order.total,
+        lines=tuple(
+            OrderedLine(
+                sku=line.sku,
+                name=line.name,
+                quantity=line.quantity,
+                unit_price=line.unit_price,
+                total=line.total,
+            )
+            for line in order.lines
+        ),
+    )
+
+
+def final_event(order: Order) -> Message | None:
+    """What everybody else is told when an order has reached a final status; None before."""
+    common = {
+        "order_id": order.id,
+        "customer_id": order.customer_id,
+        "currency": order.currency,
+        "total": order.total,
+    }
+    if order.status == Status.CONFIRMED:
+        return OrderConfirmed(**common)
+    if order.status == Status.REJECTED:
+        return OrderRejected(reason=order.reason or "", **common)
+    if order.status == Status.CANCELLED:
+        return OrderCancelled(reason=order.reason or "", **common)
+    return None
