@@ -1,0 +1,396 @@
+"""Items, stock levels, reservations and movements: what they are and what may happen to them.
+
+No session and no I/O. The objects are loaded and locked by `repository`, changed here by their verbs, and
+written back in bulk; nothing is flushed. The bounds and CHECKs of the columns stand in the migrations.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from ecom_common.ids import new_id
+from ecom_common.tables import NAMING
+from ecom_contracts.messages import ReservationState
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    false,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    mapped_column,
+    query_expression,
+    relationship,
+)
+from sqlalchemy.types import TypeDecorator
+
+SERVICE: Final = "inventory_service"
+SCHEMA_VERSION: Final = "2"
+"""The highest migration, which this code needs."""
+
+MAX_ON_HAND: Final = 10**12
+"""Most units of one SKU that people may record."""
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class MovementKind(StrEnum):
+    """Why on_hand changes: by people (received, adjusted, counted) or by an order."""
+
+    RECEIVED = "received"
+    ADJUSTED = "adjusted"
+    COUNTED = "counted"
+    COMMITTED = "committed"
+    RESTOCKED = "restocked"
+
+
+class Trigger(StrEnum):
+    """What can happen to a reservation."""
+
+    HOLD = "hold"
+    REFUSE = "refuse"
+    COMMIT = "commit"
+    RELEASE = "release"
+    EXPIRE = "expire"
+
+
+TRANSITIONS: Final[Mapping[tuple[ReservationState, Trigger], ReservationState]] = {
+    (ReservationState.NONE, Trigger.HOLD): ReservationState.HELD,
+    (ReservationState.NONE, Trigger.REFUSE): ReservationState.REFUSED,
+    # A tombstone: the reserve that comes after its release holds nothing.
+    (ReservationState.NONE, Trigger.RELEASE): ReservationState.RELEASED,
+    (ReservationState.HELD, Trigger.COMMIT): ReservationState.COMMITTED,
+    (ReservationState.HELD, Trigger.RELEASE): ReservationState.RELEASED,
+    (ReservationState.HELD, Trigger.EXPIRE): ReservationState.RELEASED,
+    (ReservationState.COMMITTED, Trigger.RELEASE): ReservationState.RESTOCKED,
+}
+"""The whole state machine of a reservation. Whatever it does not name changes nothing."""
+
+
+class _Choice(TypeDecorator[E]):
+    """A text column whose values are one enumeration's; the CHECK is the migration's."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, choices: type[E]) -> None:
+        super().__init__()
+        self.choices = choices
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> E | None:
+        return None if value is None else self.choices(value)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 - how SQLAlchemy reads it
+        str: Text,
+        datetime: DateTime(timezone=True),
+        UUID: Uuid,
+        ReservationState: _Choice(ReservationState),
+        MovementKind: _Choice(MovementKind),
+        list[dict[str, Any]]: JSONB,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemContent:
+    """What a seller says about an item."""
+
+    name: str
+    description: str | None
+    unit_price: int
+    """Minor units."""
+    currency: str
+    active: bool
+
+
+class Item(Base):
+    """Something that is sold. A change makes a new object, so that earlier answers keep theirs."""
+
+    __tablename__ = "items"
+
+    sku: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    description: Mapped[str | None]
+    unit_price: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str]
+    active: Mapped[bool]
+    version: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
+
+    @classmethod
+    def list_new(cls, sku: str, content: ItemContent, now: datetime) -> "Item":
+        return cls(sku=sku, version=1, created_at=now, updated_at=now, **asdict(content))
+
+    def revise(self, content: ItemContent, now: datetime) -> "Item":
+        """The item with this content: itself when nothing differs, else its next version."""
+        if content == self.content:
+            return self
+        return Item(
+            sku=self.sku,
+            version=self.version + 1,
+            created_at=self.created_at,
+            updated_at=now,
+            **asdict(content),
+        )
+
+    @property
+    def content(self) -> ItemContent:
+        return ItemContent(
+            name=self.name,
+            description=self.description,
+            unit_price=self.unit_price,
+            currency=self.currency,
+            active=self.active,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a movement comes from."""
+
+    cause: str
+    """What made it, at most once for each SKU: see `order_cause` and `key_cause`."""
+    actor: str
+    at: datetime
+    reason: str | None = None
+
+
+def order_cause(order_id: UUID, kind: MovementKind) -> str:
+    return f"order:{order_id}:{kind}"
+
+
+def key_cause(*, subject: str, key: str) -> str:
+    return f"key:{subject}:{key}"
+
+
+class Movement(Base):
+    """One entry of the ledger, never changed: so many units came or went, and how many were left."""
+
+    __tablename__ = "movements"
+    __table_args__ = (UniqueConstraint("sku", "cause"),)
+
+    sku: Mapped[str] = mapped_column(ForeignKey("stock_levels.sku"), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    """The version that the stock level took with it: this orders the ledger."""
+    id: Mapped[UUID]
+    kind: Mapped[MovementKind]
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    """Signed."""
+    on_hand_after: Mapped[int] = mapped_column(BigInteger)
+    cause: Mapped[str]
+    actor: Mapped[str]
+    reason: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
+
+    @property
+    def order_id(self) -> UUID | None:
+        """The order that made it; None for people's movements."""
+        origin, _, rest = self.cause.partition(":")
+        return UUID(rest.partition(":")[0]) if origin == "order" else None
+
+
+class StockLevel(Base):
+    """How many units of a SKU there are, and how many of those are promised.
+
+    on_hand is the sum of the SKU's movements, reserved the sum of its held lines. The verbs' demands
+    (never more than is available) are asserted here and enforced by a CHECK of the table.
+    """
+
+    __tablename__ = "stock_levels"
+
+    sku: Mapped[str] = mapped_column(ForeignKey("items.sku"), primary_key=True)
+    on_hand: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    reserved: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    for_sale: Mapped[bool] = query_expression(false())
+    """Whether its item is active; read together with the level."""
+
+    @classmethod
+    def empty(cls, sku: str) -> "StockLevel":
+        return cls(sku=sku, on_hand=0, reserved=0, version=1, for_sale=True)
+
+    @property
+    def available(self) -> int:
+        return self.on_hand - self.reserved
+
+    def reserve(self, quantity: int) -> None:
+        assert 0 < quantity <= self.available, "ask for shortages first"
+        self.reserved += quantity
+        self.version += 1
+
+    def release(self, quantity: int) -> None:
+        assert 0 < quantity <= self.reserved
+        self.reserved -= quantity
+        self.version += 1
+
+    def commit(self, quantity: int, origin: Origin) -> Movement:
+        """What was reserved leaves the house."""
+        assert 0 < quantity <= self.reserved
+        self.reserved -= quantity
+        return self.move(MovementKind.COMMITTED, -quantity, origin)
+
+    def restock(self, quantity: int, origin: Origin) -> Movement:
+        """What had left comes back."""
+        assert quantity > 0
+        return self.move(MovementKind.RESTOCKED, quantity, origin)
+
+    def move(self, kind: MovementKind, quantity: int, origin: Origin) -> Movement:
+        """Change on_hand by the signed `quantity`, and tell the ledger."""
+        assert self.on_hand + quantity >= self.reserved, "ask what is reserved first"
+        self.on_hand += quantity
+        self.version += 1
+        return Movement(
+            sku=self.sku,
+            sequence=self.version,
+            id=new_id(),
+            kind=kind,
+            quantity=quantity,
+            on_hand_after=self.on_hand,
+            cause=origin.cause,
+            actor=origin.actor,
+            reason=origin.reason,
+            created_at=origin.at,
+        )
+
+
+@dataclass
+class Stock:
+    """The stock levels that a batch has locked, by SKU, and the movements it has made of them."""
+
+    levels: dict[str, StockLevel]
+    movements: list[Movement] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._before = {sku: (level.version, level.reserved) for sku, level in self.levels.items()}
+
+    def add(self, level: StockLevel) -> None:
+        """A level that the batch itself creates."""
+        self.levels[level.sku] = level
+        self._before[level.sku] = (level.version, level.reserved)
+
+    def changed(self) -> tuple[list[StockLevel], list[StockLevel]]:
+        """The changed levels: those with fewer reserved than before, and the others."""
+        fewer: list[StockLevel] = []
+        others: list[StockLevel] = []
+        for sku, level in self.levels.items():
+            version, reserved = self._before[sku]
+            if level.version != version:
+                (fewer if level.reserved < reserved else others).append(level)
+        return fewer, others
+
+
+class ReservationLine(Base):
+    """So many units of one SKU that an order asked for."""
+
+    __tablename__ = "reservation_lines"
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("reservations.order_id"), primary_key=True)
+    sku: Mapped[str] = mapped_column(primary_key=True)
+    quantity: Mapped[int] = mapped_column(BigInteger)
+
+
+class Reservation(Base):
+    """What an order has been promised: all of its lines, or nothing.
+
+    Each verb tells whether it changed anything; one that `TRANSITIONS` does not name does not.
+    """
+
+    __tablename__ = "reservations"
+    __table_args__ = (Index(None, "expires_at", postgresql_where=text("state = 'held'")),)
+
+    order_id: Mapped[UUID] = mapped_column(primary_key=True)
+    state: Mapped[ReservationState]
+    version: Mapped[int]
+    shortages: Mapped[list[dict[str, Any]]] = mapped_column(server_default=text("'[]'"))
+    expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
+    lines: Mapped[list[ReservationLine]] = relationship(
+        lazy="raise", order_by=ReservationLine.sku, viewonly=True
+    )
+
+    @classmethod
+    def never_asked(cls, order_id: UUID) -> "Reservation":
+        """The reservation of an order that we have not heard of; never stored as it is."""
+        return cls(
+            order_id=order_id,
+            state=ReservationState.NONE,
+            version=0,
+            shortages=[],
+            expires_at=None,
+            lines=[],
+        )
+
+    @property
+    def moves_stock(self) -> bool:
+        """Whether a commit or a release would change stock levels."""
+        return self.state in (ReservationState.HELD, ReservationState.COMMITTED)
+
+    def hold(self, quantities: Mapping[str, int], *, now: datetime, ttl: timedelta) -> bool:
+        """Promise these quantities by SKU, until `now + ttl`."""
+        if not self._turn(Trigger.HOLD, now):
+            return False
+        self._ask_for(quantities)
+        self.expires_at = now + ttl
+        return True
+
+    def refuse(
+        self,
+        quantities: Mapping[str, int],
+        shortages: Sequence[dict[str, Any]],
+        *,
+        now: datetime,
+    ) -> bool:
+        """Promise nothing, because of the `shortages` (sku, requested, available)."""
+        assert shortages
+        if not self._turn(Trigger.REFUSE, now):
+            return False
+        self._ask_for(quantities)
+        self.shortages = list(shortages)
+        return True
+
+    def commit(self, now: datetime) -> bool:
+        return self._turn(Trigger.COMMIT, now)
+
+    def release(self, now: datetime) -> bool:
+        return self._turn(Trigger.RELEASE, now)
+
+    def expire(self, now: datetime) -> bool:
+        """Release what is held, if its time has passed."""
+        due = self.expires_at is not None and self.expires_at <= now
+        return due and self._turn(Trigger.EXPIRE, now)
+
+    def _turn(self, trigger: Trigger, now: datetime) -> bool:
+        state = TRANSITIONS.get((self.state, trigger))
+        if state is None:
+            return False
+        if self.version == 0:
+            self.created_at = now
+        self.state = state
+        self.version += 1
+        self.updated_at = now
+        self.expires_at = None
+        return True
+
+    def _ask_for(self, quantities: Mapping[str, int]) -> None:
+        self.lines = [
+            ReservationLine(order_id=self.order_id, sku=sku, quantity=quantity)
+            for sku, quantity in sorted(quantities.items())
+        ]
