@@ -1,12 +1,17 @@
 """The platform under test: real Postgres, Kafka and Flyway on free ports, started once for a run."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from ecom_local.instance import Instance
 from ecom_local.ports import Ports
 
 from tests.support.databases import Databases
+
+KEPT_LOGS = Path(__file__).parents[1] / ".local" / "test-logs"
 
 # Short enough that a test can see a deadline pass, long enough that no other test meets one.
 SETTINGS = {
@@ -17,16 +22,22 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """An instance of its own, with Postgres and Kafka running; beside any other platform."""
-    home = tmp_path_factory.mktemp("ecom")
-    # Postgres may run as a user of its own, who must be able to get to its data.
-    for folder in (home, *home.parents[:3]):
-        if folder.owner() == home.owner() and "pytest-" in str(folder):
-            folder.chmod(0o755)
-    with Instance(home, ports=Ports.free(), environment=SETTINGS, say=print) as running:
-        running.start("postgres", "kafka")
-        yield running
+def instance(request: pytest.FixtureRequest) -> Iterator[Instance]:
+    """An instance of its own, with Postgres and Kafka running; beside any other platform.
+
+    Its logs are kept in `.local/test-logs` when a test has failed.
+    """
+    # Not below pytest's own folder, which only its owner may enter: started by root, Postgres runs as a
+    # user of its own.
+    with TemporaryDirectory(prefix="ecom-test-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        with Instance(home, ports=Ports.free(), environment=SETTINGS, say=print) as running:
+            running.start("postgres", "kafka")
+            yield running
+        if request.session.testsfailed:
+            shutil.rmtree(KEPT_LOGS, ignore_errors=True)
+            shutil.copytree(home / "logs", KEPT_LOGS)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ class Databases:
 
     @classmethod
     def from_migrations(cls, instance: Instance) -> "Databases":
-        instance.migrate(only_changed=True)
+        instance.migrate()
         databases = cls(instance)
         for name, owner in OWNERS.items():
             databases._execute(f"CREATE DATABASE {name}_template TEMPLATE {name} OWNER {owner}")
@@ -42,9 +42,7 @@ class Databases:
         return self.instance.postgres_url(database, role)
 
     def engine(self, database: str, role: str, *, pool_size: int = 8) -> Engine:
-        return make_engine(
-            self.url(database, role), application_name="tests", pool_size=pool_size
-        )
+        return make_engine(self.url(database, role), application_name="tests", pool_size=pool_size)
 
     def sessions(self, database: str, role: str) -> Sessions:
         return make_sessions(self.engine(database, role))
