@@ -8,8 +8,8 @@ changes; installing takes the pinned jars and nothing else.
 Artifacts come through jgo, from the repositories of the user's own jgo configuration or, without one,
 from jgo's default. A jar that the user's Maven repository folder already holds is taken from there.
 
-    python -m ecom_local.jars fetch      download what is missing
-    python -m ecom_local.jars pin        resolve the roots again and rewrite the pin files
+    python -m ecom_local.jars fetch [kafka|flyway]    download what is missing, of all or of one
+    python -m ecom_local.jars pin                     resolve the roots again and rewrite the pin files
 """
 
 from __future__ import annotations
@@ -104,28 +104,29 @@ def class_path(name: str) -> list[Path]:
     return [_place(name, pin) for pin in read_pins(name)]
 
 
-def missing() -> list[tuple[str, Pin]]:
+def missing(names: Iterable[str] = tuple(PIN_FILES)) -> list[tuple[str, Pin]]:
     return [
         (name, pin)
-        for name in PIN_FILES
+        for name in names
         for pin in read_pins(name)
         if not _place(name, pin).exists()
     ]
 
 
-def fetch(progress: Progress = print) -> None:
-    """Download every pinned jar that is not there yet.
+def fetch(progress: Progress = print, names: Iterable[str] = tuple(PIN_FILES)) -> None:
+    """Download every pinned jar of `names` that is not there yet.
 
     A jar gets its name only after its checksum was verified, so one that is there is whole; running
     again after an interruption fetches the rest.
     """
-    wanted = missing()
+    wanted = missing(names)
     if not wanted:
         return
     JARS.mkdir(parents=True, exist_ok=True)
     done, size = 0, 0
     begin = told = time.monotonic()
-    progress(f"downloading Kafka and Flyway: {len(wanted)} jars")
+    programs = " and ".join(sorted({name.title() for name, _ in wanted}))
+    progress(f"downloading {programs}: {len(wanted)} jars")
     with (
         tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=JARS) as staging,
         ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool,
@@ -254,8 +255,12 @@ def pin(name: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     match list(arguments):
-        case ["fetch"]:
-            fetch()
+        case ["fetch", *names] if set(names) <= set(PIN_FILES):
+            try:
+                fetch(names=names or PIN_FILES)
+            except DownloadError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
         case ["pin"]:
             for name in PIN_FILES:
                 pin(name)

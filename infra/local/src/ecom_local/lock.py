@@ -1,4 +1,4 @@
-"""Locking the Python requirements: three lists, each on top of the one before, compiled by uv with hashes.
+"""Locking the Python requirements: lists on top of each other, compiled by uv with hashes.
 
     python -m ecom_local.lock [--check | --upgrade [PACKAGE...]]
 
@@ -19,9 +19,14 @@ from pathlib import Path
 from ecom_local.errors import LocalError
 from ecom_local.paths import REPOSITORY
 
-# Each is a superset of the one before, with the very same versions: the lists are installed into one
-# environment, and images must run what was tested.
-FOLDERS = ("base-images/python-flyway", "infra/local", "tests")
+# Each has the very versions of the one before: the first three are installed into one environment, and
+# images must run, and be built with, what was tested.
+LISTS = (
+    "base-images/python-flyway/requirements",
+    "infra/local/requirements",
+    "tests/requirements",
+    "base-images/python-flyway/build-requirements",
+)
 
 _OPTIONS = (
     "--universal",
@@ -36,9 +41,9 @@ _OPTIONS = (
 def compile_all(target: Path, upgrade: Sequence[str]) -> None:
     """Compile all lists into `target`, a folder laid out like the repository."""
     constraint: list[str | Path] = []
-    for folder in FOLDERS:
-        output = target / folder / "requirements.txt"
-        source = REPOSITORY / folder / "requirements.in"
+    for name in LISTS:
+        output = target / f"{name}.txt"
+        source = REPOSITORY / f"{name}.in"
         result = subprocess.run(
             [
                 sys.executable,
@@ -58,7 +63,7 @@ def compile_all(target: Path, upgrade: Sequence[str]) -> None:
             check=False,
         )
         if result.returncode != 0:
-            raise LocalError(f"{folder}/requirements.in cannot be locked:\n{result.stderr.strip()}")
+            raise LocalError(f"{name}.in cannot be locked:\n{result.stderr.strip()}")
         constraint = ["--constraints", output]
 
 
@@ -66,15 +71,15 @@ def stale() -> list[str]:
     """The lock files that would change."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)
-        for name in FOLDERS:
-            (target / name).mkdir(parents=True)
-            shutil.copy(REPOSITORY / name / "requirements.txt", target / name)
+        for name in LISTS:
+            copy = target / f"{name}.txt"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / f"{name}.txt", copy)
         compile_all(target, [])
         return [
-            f"{name}/requirements.txt"
-            for name in FOLDERS
-            if (target / name / "requirements.txt").read_text()
-            != (REPOSITORY / name / "requirements.txt").read_text()
+            f"{name}.txt"
+            for name in LISTS
+            if (target / f"{name}.txt").read_text() != (REPOSITORY / f"{name}.txt").read_text()
         ]
 
 

@@ -46,6 +46,8 @@ def ensure_key(layout: Layout) -> None:
     )
     write_private(private, pem.decode())
     write_private(jwks_path(layout), json.dumps({"keys": [public]}, indent=2))
+    # Public, and read by whatever user a container runs as.
+    jwks_path(layout).chmod(0o644)
 
 
 def mint(
@@ -80,3 +82,10 @@ def mint(
 
 def _private_path(layout: Layout) -> Path:
     return layout.keys / "private.pem"
+
+
+if __name__ == "__main__":
+    # For the containers, which share the key: `python -m ecom_local.tokens` makes it where it is missing.
+    layout = Layout(default_home())
+    layout.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_key(layout)
