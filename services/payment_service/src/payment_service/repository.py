@@ -80,14 +80,16 @@ def _lock(session: Session, which: ColumnElement[bool]) -> Sequence[PaymentInten
 
 
 def lock_due_operations(
-    session: Session, *, now: datetime, most: int
-) -> list[tuple[Operation, PaymentIntent]]:
-    """At most `most` operations that are to be asked now and that nobody else is asking, locked.
+    session: Session, *, most: int
+) -> list[tuple[Operation, PaymentIntent, datetime]]:
+    """At most `most` operations that are to be asked now and that nobody else is asking, locked; and now.
 
     The longest due first; those that another transaction is looking at are passed over.
     """
+    # The time comes with the rows: this is asked many times a second, and mostly finds nothing.
+    now = func.db_now()
     rows = session.execute(
-        select(Operation, PaymentIntent)
+        select(Operation, PaymentIntent, now)
         .join(PaymentIntent, PaymentIntent.id == Operation.payment_id)
         .where(
             Operation.next_attempt_at <= now,
@@ -98,7 +100,7 @@ def lock_due_operations(
         .with_for_update(of=Operation, skip_locked=True)
     ).all()
     session.expunge_all()
-    return [(operation, intent) for operation, intent in rows]
+    return [(operation, intent, at) for operation, intent, at in rows]
 
 
 def lock_operations(session: Session, operation_ids: Collection[UUID]) -> list[Operation]:

@@ -144,11 +144,10 @@ def claim_jobs(session: Session, *, most: int, lease: timedelta) -> list[Job]:
     or `give_back_jobs`. One who does neither within `lease` has lost the job to somebody else, who asks
     with the same key.
     """
-    now = database_time(session)
-    due = repository.lock_due_operations(session, now=now, most=most)
-    for operation, _ in due:
+    due = repository.lock_due_operations(session, most=most)
+    for operation, _, now in due:
         operation.lease(now=now, lease=lease)
-    repository.save_operations(session, [operation for operation, _ in due])
+    repository.save_operations(session, [operation for operation, _, _ in due])
     return [
         Job(
             operation_id=operation.id,
@@ -164,7 +163,7 @@ def claim_jobs(session: Session, *, most: int, lease: timedelta) -> list[Job]:
             attempt=operation.attempts,
             traceparent=operation.traceparent,
         )
-        for operation, intent in due
+        for operation, intent, _ in due
     ]
 
 

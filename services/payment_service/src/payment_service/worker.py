@@ -15,8 +15,10 @@ from payment_service import metrics, service
 from payment_service.consumers import TOPICS, handlers
 from payment_service.jobs import JobSettings, ProviderJobs
 from payment_service.models import SCHEMA_VERSION, SERVICE
+from payment_service.provider import Provider
 from payment_service.settings import Settings
-from payment_service.simulator import Simulator, make_simulator
+from payment_service.simulator import Simulator
+from payment_service.simulator_book import open_book
 from payment_service.states import Backoff
 
 OBSERVE_EVERY_S = 2.0
@@ -39,7 +41,7 @@ def main() -> int:
     return 0
 
 
-def make_jobs(settings: Settings, sessions: Sessions, provider: Simulator) -> ProviderJobs:
+def make_jobs(settings: Settings, sessions: Sessions, provider: Provider) -> ProviderJobs:
     """What asks the provider, as the settings want it."""
     return ProviderJobs(
         sessions,
@@ -53,13 +55,17 @@ def make_jobs(settings: Settings, sessions: Sessions, provider: Simulator) -> Pr
     )
 
 
-def _provider(settings: Settings) -> Simulator:
+def _provider(settings: Settings) -> Provider:
     if settings.environment == "production":
         log.warning("payments go to the built-in simulator: no money moves")
-    return make_simulator(
+    book = open_book(
         settings.provider_database_url.get_secret_value(),
         timeout_s=settings.provider_timeout_s,
         connections=settings.provider_threads,
+    )
+    return Simulator(
+        book,
+        timeout_s=settings.provider_timeout_s,
         slow_s=settings.simulator_slow_s,
         late_s=settings.simulator_late_s,
     )
