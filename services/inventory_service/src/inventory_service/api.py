@@ -102,7 +102,7 @@ router = APIRouter(prefix="/v1")
     responses={
         200: {"description": "Changed, or as it was.", "headers": _ETAG},
         201: {"description": "New.", "model": ItemOut, "headers": _ETAG},
-        **problem_responses(*_WRITING, "precondition_failed"),
+        **problem_responses(*_WRITING, "not_found", "precondition_failed"),
     },
 )
 async def put_item(
