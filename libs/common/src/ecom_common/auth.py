@@ -6,6 +6,7 @@ by the use case.
 """
 
 import json
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Final
 import jwt
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from ecom_common.errors import ConfigurationError, Problem
 
@@ -25,10 +27,15 @@ LEEWAY_S: Final = 60
 DEVELOPMENT_KEY_ID: Final = "development"
 RELOAD_EVERY_S: Final = 10.0
 """A key id we do not know makes us read the key set again, at most this often."""
+REFRESH_EVERY_S: Final = 60.0
+"""The key set is read again this often in any case: how long a withdrawn key stays good, and then
+REMEMBERED_S for the tokens that were just verified."""
 REMEMBERED_TOKENS: Final = 10_000
 REMEMBERED_S: Final = 30.0
-"""How long a verified token is trusted without looking again: what a withdrawn key may outlive."""
+"""How long a verified token is trusted without looking again."""
 MAX_SUBJECT_CHARS: Final = 255
+
+log = logging.getLogger(__name__)
 
 _bearer = HTTPBearer(
     auto_error=False, description="A JWT; `scripts/token` makes one for development."
@@ -49,24 +56,37 @@ class Principal:
 class Authenticator:
     """Verifies tokens. Thread-safe; remembers recently verified ones, since a signature costs 0.1 ms."""
 
-    def __init__(self, *, jwks: str, issuer: str, audience: str, environment: str) -> None:
+    def __init__(
+        self,
+        *,
+        jwks: str,
+        issuer: str,
+        audience: str,
+        environment: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._jwks = jwks
         self._issuer = issuer
         self._audience = audience
         self._environment = environment
+        self._clock = clock
         self._lock = threading.Lock()
-        self._loaded_at = time.monotonic()
+        self._loaded_at = clock()
         self._keys = self._load()
         self._verified: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
 
     def verify(self, token: str) -> Principal:
-        """The token's bearer; raises the `unauthenticated` problem."""
-        known = self._verified.get(token)
-        if known is not None and time.monotonic() < known[1]:
-            return known[0]
+        """The token's bearer; raises the `unauthenticated` problem. May read the key set again."""
+        if (principal := self.remembered(token)) is not None:
+            return principal
         principal, expires_in_s = self._verify(token)
         self._remember(token, principal, min(REMEMBERED_S, expires_in_s))
         return principal
+
+    def remembered(self, token: str) -> Principal | None:
+        """The bearer of a token that was verified a moment ago; waits for nothing."""
+        known = self._verified.get(token)
+        return known[0] if known is not None and self._clock() < known[1] else None
 
     def _verify(self, token: str) -> tuple[Principal, float]:
         try:
@@ -92,25 +112,32 @@ class Authenticator:
 
     def _remember(self, token: str, principal: Principal, seconds: float) -> None:
         with self._lock:
-            self._verified[token] = (principal, time.monotonic() + seconds)
+            self._verified[token] = (principal, self._clock() + seconds)
             while len(self._verified) > REMEMBERED_TOKENS:
                 self._verified.popitem(last=False)
 
     def _key(self, key_id: str | None) -> Any:
-        if key_id not in self._keys:
-            self._reload()
-        if key_id is None or key_id not in self._keys:
+        self._reload(REFRESH_EVERY_S if key_id in self._keys else RELOAD_EVERY_S)
+        key = self._keys.get(key_id) if key_id is not None else None
+        if key is None:
             raise _unauthenticated("kid")
-        return self._keys[key_id]
+        return key
 
-    def _reload(self) -> None:
+    def _reload(self, every_s: float) -> None:
         with self._lock:
-            if time.monotonic() - self._loaded_at < RELOAD_EVERY_S:
+            if self._clock() - self._loaded_at < every_s:
                 return
-            self._loaded_at = time.monotonic()
+            self._loaded_at = self._clock()
+        # Without the lock: meanwhile the others go on with the keys we have.
+        try:
             self._keys = self._load()
+        except ConfigurationError as error:
+            # A file that is being replaced, an issuer that is away for a moment.
+            log.error("the key set is not renewed: %s", error)
 
     def _load(self) -> dict[str, Any]:
+        if self._environment == "production" and self._jwks.startswith("http://"):
+            raise ConfigurationError("JWT_JWKS: an http:// address is refused in production")
         try:
             document = _fetch(self._jwks)
             keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(document).keys if key.key_id}
@@ -119,6 +146,10 @@ class Authenticator:
                 f"JWT_JWKS: the key set cannot be read ({type(error).__name__}): "
                 "give the path or https URL of a JWKS document"
             ) from error
+        if not keys:
+            raise ConfigurationError(
+                "JWT_JWKS: the key set has no key with a `kid` that we can use"
+            )
         if self._environment == "production" and DEVELOPMENT_KEY_ID in keys:
             raise ConfigurationError("JWT_JWKS: the development key is refused in production")
         return keys
@@ -147,7 +178,10 @@ async def authenticated(
     if credentials is None:
         raise _unauthenticated("none was sent")
     authenticator: Authenticator = request.app.state.authenticator
-    return authenticator.verify(credentials.credentials)
+    if (known := authenticator.remembered(credentials.credentials)) is not None:
+        return known
+    # On a thread: it may have to read the key set, over the network.
+    return await run_in_threadpool(authenticator.verify, credentials.credentials)
 
 
 def requires(*scopes: str) -> Callable[..., Coroutine[Any, Any, Principal]]:

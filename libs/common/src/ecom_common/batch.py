@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from ecom_common import metrics
 from ecom_common.database import (
     LOCK_NOT_AVAILABLE,
+    UNIQUE_VIOLATION,
     Sessions,
     Trouble,
     backoff_s,
@@ -182,7 +183,10 @@ class Batcher(Generic[C, R]):
             )
         except DependencyDown as error:
             log.warning("%s: %s", self._name, error)
-            outcomes = [Failed(_unavailable())] * len(batch)
+            outcomes = [Failed(_unavailable()) for _ in batch]
+        except Exception as error:
+            # Nobody waits in vain, whatever it was.
+            outcomes = [Failed(error) for _ in batch]
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if not future.done():
                 _settle(future, outcome)
@@ -209,7 +213,9 @@ def _as_answer(error: Exception) -> Exception:
             "The same request, or one for the same rows, has not finished. Try again.",
             retry_after_s=1,
         )
-    if classify(error) is Trouble.CONTENTION:
+    # A unique violation that outlives every try is no twin, which the second try would have found, but a
+    # bug of ours: it must show as one.
+    if classify(error) is Trouble.CONTENTION and sql_state(error) != UNIQUE_VIOLATION:
         return Problem(
             "overloaded", "Too many changes of the same rows. Try again.", retry_after_s=1
         )

@@ -7,13 +7,13 @@ Aggregates are therefore loaded as mapped objects, changed in memory by their ve
 
 import datetime
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Table
+from sqlalchemy import JSON, Column, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
@@ -25,7 +25,7 @@ def insert_rows(session: Session, table: Table, rows: Sequence[Row]) -> None:
     """Insert `rows`, which all have the same keys; other columns take their defaults."""
     if rows:
         names = tuple(rows[0])
-        _execute(session, _insert_statement(table, names), names, rows)
+        _execute(session, table, _insert_statement(table, names), names, rows)
 
 
 def insert_new_rows(session: Session, table: Table, rows: Sequence[Row]) -> set[Any]:
@@ -37,7 +37,7 @@ def insert_new_rows(session: Session, table: Table, rows: Sequence[Row]) -> set[
         return set()
     names = tuple(rows[0])
     statement = _insert_statement(table, names) + _on_conflict_clause(table)
-    result = _execute(session, statement, names, rows)
+    result = _execute(session, table, statement, names, rows)
     return {row[0] for row in result}
 
 
@@ -46,12 +46,15 @@ def update_rows(session: Session, table: Table, rows: Sequence[Row], *, key: str
     if not rows:
         return
     names = tuple(rows[0])
-    result = _execute(session, _update_statement(table, names, key), names, rows)
+    result = _execute(session, table, _update_statement(table, names, key), names, rows)
     assert result.rowcount == len(rows), f"{table.name}: updated {result.rowcount} of {len(rows)}"
 
 
-def _execute(session: Session, statement: str, names: Iterable[str], rows: Sequence[Row]) -> Any:
-    arrays = tuple([_plain(row[name]) for row in rows] for name in names)
+def _execute(
+    session: Session, table: Table, statement: str, names: Sequence[str], rows: Sequence[Row]
+) -> Any:
+    assert all(len(row) == len(names) for row in rows), "all rows have the same keys"
+    arrays = tuple(_array(table.c[name], rows) for name in names)
     return session.connection().exec_driver_sql(statement, arrays)
 
 
@@ -80,14 +83,21 @@ def _unnest(table: Table, names: tuple[str, ...]) -> str:
     return f"unnest({', '.join(f'%s::{kind}[]' for kind in types)})"
 
 
+def _array(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
+    plain = _json if isinstance(column.type, JSON) else _plain
+    return [plain(row[column.name]) for row in rows]
+
+
 def _plain(value: Any) -> Any:
-    """What psycopg2 can put into an array: text for UUIDs, enumerations and JSON."""
+    """What psycopg2 can put into an array: text for UUIDs and enumerations."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, UUID):
         return str(value)
-    if isinstance(value, dict | list):
-        return orjson.dumps(value).decode()
     if isinstance(value, datetime.timedelta):
         return f"{value.total_seconds()} seconds"
     return value
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()

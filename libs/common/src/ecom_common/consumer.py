@@ -17,12 +17,12 @@ from typing import Final
 
 from confluent_kafka import Consumer as KafkaConsumer
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
-from ecom_contracts.envelope import ContractError, UnknownType, decode
+from ecom_contracts.envelope import UnknownType, decode
 from sqlalchemy.orm import Session
 
 from ecom_common import dead_letters, inbox, metrics
 from ecom_common.batch import Failed, apply_batch
-from ecom_common.database import Sessions, Trouble, backoff_s, classify
+from ecom_common.database import UNIQUE_VIOLATION, Sessions, Trouble, backoff_s, classify, sql_state
 from ecom_common.dead_letters import DeadLetter
 from ecom_common.errors import DependencyDown
 from ecom_common.logs import describe
@@ -69,6 +69,10 @@ class Consumer:
         except DependencyDown as error:
             self._hold(messages, error)
             return 0
+        except Exception as error:
+            # A bug of ours. The batch is not handled, so nothing may be committed past it.
+            self._hold(messages, error)
+            raise
         self._release()
         self._commit(messages)
         return len(messages)
@@ -79,6 +83,7 @@ class Consumer:
 
     def observe_lag(self) -> None:
         """Export how far behind the end each assigned partition is, from the client's own cache."""
+        metrics.CONSUMER_LAG.clear()  # of partitions that are somebody else's by now
         for at in self._kafka.position(self._kafka.assignment()):
             watermarks = self._kafka.get_watermark_offsets(at, cached=True)
             if watermarks and at.offset >= 0:
@@ -91,6 +96,7 @@ class Consumer:
         # Polling keeps us in the group; a partition that was assigned meanwhile may hand us something.
         if (message := self._kafka.poll(timeout_s)) is not None and _is_message(message):
             self._held.append(message)
+            self._kafka.pause(self._kafka.assignment())
         return self._held if self._clock() >= self._retry_at else []
 
     def _fetch(self, timeout_s: float) -> list[Message]:
@@ -101,9 +107,9 @@ class Consumer:
         rest = self._kafka.consume(self._max_batch - 1, 0) if self._max_batch > 1 else []
         return [message for message in (first, *rest) if _is_message(message)]
 
-    def _hold(self, messages: list[Message], error: DependencyDown) -> None:
+    def _hold(self, messages: list[Message], error: Exception) -> None:
         if not self._held:
-            log.warning("holding %d messages: %s", len(messages), error)
+            log.warning("holding %d messages: %s", len(messages), describe(error))
             self._kafka.pause(self._kafka.assignment())
         self._held = messages
         self._retry_at = self._clock() + backoff_s(self._holds, first_s=0.1, most_s=5.0)
@@ -111,7 +117,7 @@ class Consumer:
 
     def _release(self) -> None:
         if self._held:
-            log.info("the database answers again")
+            log.info("%d held messages are handled", len(self._held))
             self._held = []
             self._holds = 0
             self._kafka.resume(self._kafka.assignment())
@@ -123,8 +129,11 @@ class Consumer:
                 self._sessions, self._apply, [r for r, _ in readable], name="messages"
             )
             for (received, message), outcome in zip(readable, outcomes, strict=True):
-                if isinstance(outcome, Failed) and (error := self._retry_alone(received, outcome)):
-                    letters.append(_letter(message, error))
+                settled = self._retry_alone(received, outcome)
+                if isinstance(settled, Failed):
+                    letters.append(_letter(message, settled.error))
+                else:
+                    _count(message, settled)
         if letters:
             self._bury(letters)
 
@@ -143,7 +152,8 @@ class Consumer:
                 received = _received(message, payload)
             except UnknownType:
                 _count(message, "unknown_type")
-            except ContractError as error:
+            except Exception as error:
+                # A ContractError, or bytes that nobody has thought of.
                 letters.append(_letter(message, error))
             else:
                 if received.envelope.type in self._handlers:
@@ -152,37 +162,39 @@ class Consumer:
                     _count(message, "unknown_type")
         return readable, letters
 
-    def _apply(self, session: Session, received: Sequence[Received]) -> list[None]:
-        """The unit of work: claim the ids in the inbox, hand what is new to its handlers, in order."""
+    def _apply(self, session: Session, received: Sequence[Received]) -> list[str]:
+        """The unit of work: claim the ids in the inbox, hand what is new to its handlers, in order.
+
+        Returns for each what became of it, `handled` or `duplicate`.
+        """
         fresh = inbox.claim(session, [r.envelope.id for r in received])
+        outcomes = []
         todo = []
         for message in received:
             if message.envelope.id in fresh:
                 fresh.discard(message.envelope.id)
                 todo.append(message)
+                outcomes.append("handled")
+            else:
+                outcomes.append("duplicate")
         for handler, group in groupby(todo, key=self._handler_of):
             handler(session, list(group))
-        for message in received:
-            metrics.RECEIVED.labels(message.topic, "handled").inc()
-        metrics.RECEIVED.labels("all", "duplicate").inc(len(received) - len(todo))
-        return [None] * len(received)
+        return outcomes
 
     def _handler_of(self, received: Received) -> Handler:
         return self._handlers[received.envelope.type]
 
-    def _retry_alone(self, received: Received, failed: Failed) -> Exception | None:
-        """Try a message that failed on its own some more; the last error when it is poison."""
-        outcome: Failed | None = failed
-        for _ in range(POISON_TRIES - 1):
-            assert outcome is not None
-            if classify(outcome.error) is not Trouble.UNEXPECTED:
+    def _retry_alone(self, received: Received, outcome: str | Failed) -> str | Failed:
+        """Try a message that failed on its own some more; still Failed when it is poison."""
+        failures = 0
+        while isinstance(outcome, Failed):
+            if not _is_its_own_fault(outcome.error):
                 raise DependencyDown(f"contention: {describe(outcome.error)}") from outcome.error
-            result = apply_batch(self._sessions, self._apply, [received], name="messages")[0]
-            outcome = result if isinstance(result, Failed) else None
-            if outcome is None:
-                return None
-        assert outcome is not None
-        return outcome.error
+            failures += 1
+            if failures == POISON_TRIES:
+                break
+            outcome = apply_batch(self._sessions, self._apply, [received], name="messages")[0]
+        return outcome
 
     def _bury(self, letters: Sequence[DeadLetter]) -> None:
         def bury(session: Session, batch: Sequence[DeadLetter]) -> list[None]:
@@ -219,6 +231,11 @@ class Consumer:
         except KafkaException as error:
             # The partition may have moved to another worker; it will drop the repeats by its inbox.
             log.info("offsets not committed: %s", error)
+
+
+def _is_its_own_fault(error: Exception) -> bool:
+    # A unique violation that outlives every try of a message on its own is no twin in another transaction.
+    return classify(error) is Trouble.UNEXPECTED or sql_state(error) == UNIQUE_VIOLATION
 
 
 def _is_message(message: Message) -> bool:

@@ -7,6 +7,7 @@ is retried whole, by `batch`.
 import enum
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg2
@@ -39,10 +40,12 @@ def sqlalchemy_url(url: str) -> URL:
     SQLAlchemy 2.1 loads psycopg 3 for the plain form. Raises ConfigurationError for anything that is
     not a Postgres URL, without repeating it: it holds a password.
     """
-    try:
+    parsed = None
+    # Raised in an except block, our error would carry the library's, which can repeat a part of the URL.
+    with suppress(Exception):
         parsed = make_url(url)
-    except Exception as error:
-        raise ConfigurationError("the database URL is malformed") from error
+    if parsed is None:
+        raise ConfigurationError("the database URL is malformed")
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise ConfigurationError("the database URL must start with postgresql://")
     return parsed.set(drivername="postgresql+psycopg2")
@@ -97,9 +100,10 @@ class Trouble(enum.Enum):
 # finds it.
 _CONTENTION: Final = frozenset({"40001", "40P01", "55P03", "57014", "23505"})
 LOCK_NOT_AVAILABLE: Final = "55P03"
-# 57P01–03 shutdown and start-up, 25P03 idle too long, 25006 read-only (a failover), classes 08 connection
-# and 53 resources (disk full, too many connections), 58 system error (I/O).
-_DOWN: Final = frozenset({"57P01", "57P02", "57P03", "25P03", "25006"})
+UNIQUE_VIOLATION: Final = "23505"
+# 57P01–03 shutdown and start-up, 57P05 and 25P03 idle too long, 25006 read-only (a failover), classes 08
+# connection and 53 resources (disk full, too many connections), 58 system error (I/O).
+_DOWN: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "25006"})
 _DOWN_CLASSES: Final = frozenset({"08", "53", "58"})
 
 

@@ -32,10 +32,17 @@ class DeadLetter:
 def bury(session: Session, letters: Sequence[DeadLetter], *, topic: str) -> None:
     """Record the letters and publish their bytes on `topic`; one that is recorded already is skipped."""
     fresh = [letter for letter in letters if insert_new_rows(session, dead_letters, [_row(letter)])]
-    publish(
-        session,
-        [Outgoing(topic, (m.key or b"").decode(errors="replace"), m.payload) for m in fresh],
-    )
+    publish(session, [Outgoing(topic, _key_text(m.key), m.payload) for m in fresh])
+
+
+def _key_text(key: bytes | None) -> str:
+    """The key as the outbox can hold it; the row of the letter keeps the original."""
+    return _storable((key or b"").decode(errors="replace"))
+
+
+def _storable(text: str) -> str:
+    """Without what Postgres has no text for; a letter that cannot be recorded would stop everything."""
+    return text.replace("\0", "").encode(errors="replace").decode()
 
 
 def _row(letter: DeadLetter) -> dict[str, object]:
@@ -46,8 +53,8 @@ def _row(letter: DeadLetter) -> dict[str, object]:
         "key": letter.key,
         "payload": letter.payload,
         "digest": hashlib.sha256(letter.payload).digest(),
-        "error": letter.error.replace("\0", ""),
-        "stack": letter.stack.replace("\0", ""),
+        "error": _storable(letter.error),
+        "stack": _storable(letter.stack),
     }
 
 
@@ -61,8 +68,7 @@ def redrive(session: Session, letter_id: int, *, actor: str) -> bool:
     if row is None:
         return False
     _settle(session, letter_id, state="redriven", actor=actor, reason=None)
-    key = bytes(row.key or b"").decode(errors="replace")
-    publish(session, [Outgoing(row.source_topic, key, bytes(row.payload))])
+    publish(session, [Outgoing(row.source_topic, _key_text(row.key), bytes(row.payload))])
     return True
 
 

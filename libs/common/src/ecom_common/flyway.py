@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -103,9 +103,10 @@ class Flyway:
                 timeout=TIMEOUT_S,
                 check=False,
             )
-        except FileNotFoundError:
+        except OSError as error:
             raise ConfigurationError(
-                f"Flyway was not found as `{self._command}`: set FLYWAY_COMMAND to its path"
+                f"Flyway cannot be run as `{self._command}` ({error.strerror}): "
+                "set FLYWAY_COMMAND to its path"
             ) from None
         except subprocess.TimeoutExpired:
             raise MigrationError(f"flyway {verb} took longer than {TIMEOUT_S} s") from None
@@ -119,7 +120,7 @@ def flyway_environment(url: str, migrations: Path) -> dict[str, str]:
         raise ConfigurationError("MIGRATION_DATABASE_URL needs a user, a host and a database")
     query = {k: v if isinstance(v, str) else v[-1] for k, v in parsed.query.items()}
     host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
-    jdbc = f"jdbc:postgresql://{host}:{parsed.port or 5432}/{parsed.database}"
+    jdbc = f"jdbc:postgresql://{host}:{parsed.port or 5432}/{quote(parsed.database, safe='')}"
     return {
         "FLYWAY_URL": jdbc + (f"?{urlencode(query)}" if query else ""),
         "FLYWAY_USER": parsed.username,

@@ -28,6 +28,7 @@ from ecom_common.tracing import continued, current_traceparent
 MAX_BODY_BYTES: Final = 64 * 1024
 GRACEFUL_STOP_S: Final = 10
 MAX_IDEMPOTENCY_KEY_CHARS: Final = 255
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,11 @@ class _Chassis:
         exchange = _Exchange(receive, send)
         begin = time.perf_counter()
         try:
-            if refusal := _refusal(scope["method"], headers):
+            has_json = _has_body(scope["method"], headers)
+            refusal = _refusal_of_head(scope, headers, has_json=has_json)
+            if refusal is None and has_json:
+                refusal = await exchange.refusal_of_body()
+            if refusal is not None:
                 await problems.render(refusal)(scope, receive, exchange.send)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
@@ -196,15 +201,43 @@ class _Chassis:
 
 
 class _Exchange:
-    """Counts the request's body and remembers the answer's status."""
+    """Checks the request's body and remembers the answer's status."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
         self._received = 0
+        self._ahead: list[Message] = []
         self.status = 0
 
+    async def refusal_of_body(self) -> Problem | None:
+        """Read the whole body, which the app is then given in one piece, unless it is no JSON.
+
+        The app's own parser would let halves of surrogate pairs and NaN pass; neither they nor NUL can be
+        stored, so they would only fail later, as if the fault were ours.
+        """
+        body = b""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                break  # the client is gone: what it sent is not whole
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY_BYTES:
+                return _too_large()
+        try:
+            orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return Problem("malformed_body", "Send a JSON document in UTF-8.")
+        if rb"\u0000" in body:
+            return Problem("validation_failed", "Text must not hold NUL characters.")
+        self._ahead.append({"type": "http.request", "body": body, "more_body": False})
+        return None
+
     async def receive(self) -> Message:
+        if self._ahead:
+            return self._ahead.pop()
         message = await self._receive()
         self._received += len(message.get("body", b""))
         if self._received > MAX_BODY_BYTES:
@@ -217,29 +250,43 @@ class _Exchange:
         await self._send(message)
 
 
-def _refusal(method: str, headers: Headers) -> Problem | None:
+def _has_body(method: str, headers: Headers) -> bool:
+    """Whether the request has a body that an operation of ours would read."""
+    has_any = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    return has_any and method in ("POST", "PUT", "PATCH")
+
+
+def _refusal_of_head(scope: Scope, headers: Headers, *, has_json: bool) -> Problem | None:
     """Why a request is refused by its head alone."""
-    length = headers.get("content-length", "0")
-    has_body = length != "0" or "transfer-encoding" in headers
-    if not has_body or method not in ("POST", "PUT", "PATCH"):
+    if "\0" in scope["path"]:
+        return Problem("not_found", "Look at /docs for the paths there are.")
+    if b"%00" in scope["query_string"]:
+        return Problem("validation_failed", "Text must not hold NUL characters.")
+    if not has_json:
         return None
+    length = headers.get("content-length", "0")
     if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-        return Problem("body_too_large", "Bodies may have 64 KiB.")
+        return _too_large()
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return Problem("unsupported_media_type", "Send Content-Type: application/json.")
     return None
 
 
+def _too_large() -> Problem:
+    return Problem("body_too_large", "Bodies may have 64 KiB.")
+
+
 def _observe(scope: Scope, status: int, seconds: float) -> None:
     # The route's template, never the path: a path is the client's text.
     route = getattr(scope.get("route"), "path", "unmatched")
-    metrics.REQUEST_SECONDS.labels(scope["method"], route, str(status)).observe(seconds)
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    metrics.REQUEST_SECONDS.labels(method, route, str(status)).observe(seconds)
     level = logging.WARNING if status >= 500 else logging.DEBUG
     if log.isEnabledFor(level):
         log.log(
             level,
             "%s %s → %d",
-            scope["method"],
+            method,
             route,
             status,
             extra={"status": status, "ms": round(seconds * 1000, 1)},
@@ -260,6 +307,13 @@ class _Server(uvicorn.Server):
 
 def serve(app: FastAPI, settings: ServiceSettings) -> None:
     """Serve until SIGTERM or SIGINT, then answer what has begun, and return."""
+    make_server(app, settings).run()
+
+
+def make_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:
+    """The server of an app; it runs on whichever thread calls `run`."""
+    # Its lines would hold paths and queries, which are the client's text.
+    logging.getLogger("uvicorn.access").disabled = True
     config = uvicorn.Config(
         app,
         host=settings.http_host,
@@ -272,4 +326,4 @@ def serve(app: FastAPI, settings: ServiceSettings) -> None:
         timeout_graceful_shutdown=GRACEFUL_STOP_S,
         timeout_keep_alive=30,
     )
-    _Server(config).run()
+    return _Server(config)

@@ -17,7 +17,10 @@ from ecom_common.errors import DependencyDown
 from ecom_common.settings import KafkaSettings
 
 DELIVERY_TIMEOUT_MS: Final = 5_000
-ADMIN_TIMEOUT_S: Final = 15
+MAX_MESSAGE_BYTES: Final = 1024 * 1024
+"""The broker's usual limit, so that whatever it has given us can be published as a dead letter."""
+TOPIC_TIMEOUT_MS: Final = 1_000
+ADMIN_TIMEOUT_S: Final = 5
 
 log = logging.getLogger(__name__)
 # librdkafka's own words (broker down, broker up) end in our log format.
@@ -46,14 +49,20 @@ def _connection(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
     return options | {name: value for name, value in optional.items() if value is not None}
 
 
-def make_producer(settings: KafkaSettings, *, client_id: str) -> Producer:
+def make_producer(
+    settings: KafkaSettings, *, client_id: str, delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS
+) -> Producer:
     """A producer that keeps the order of a key within its session and reports every delivery."""
     options = _connection(settings, client_id) | {
         # acks=all, and retries that neither duplicate nor reorder within this producer's session.
         "enable.idempotence": True,
         "acks": "all",
         # A delivery that takes longer is given up here and read from the outbox again.
-        "message.timeout.ms": DELIVERY_TIMEOUT_MS,
+        "message.timeout.ms": delivery_timeout_ms,
+        "message.max.bytes": MAX_MESSAGE_BYTES,
+        # Nobody creates topics while we publish: one that is not there is refused soon, not waited for
+        # until every message of the round has timed out.
+        "topic.metadata.propagation.max.ms": TOPIC_TIMEOUT_MS,
         # Java's partitioner, so that a producer in another language finds the same partition for a key.
         "partitioner": "murmur2_random",
         # Rows come in batches and are flushed at once: waiting for more only adds delay.
@@ -88,9 +97,14 @@ def make_consumer(settings: KafkaSettings, *, client_id: str, group: str) -> Con
 def ensure_topics(settings: KafkaSettings, topics: Iterable[Topic], *, client_id: str) -> None:
     """Create the topics that are missing; raise DependencyDown when the broker does not answer.
 
-    Existing topics are left as they are: partitions and retention are the operator's from then on.
+    Existing topics are left as they are: partitions and retention are the operator's from then on, and so
+    a broker that lets us create none will do when it has them all.
     """
     admin = AdminClient(_connection(settings, client_id), logger=_client_log)
+    try:
+        existing = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
+    except KafkaException as error:
+        raise DependencyDown(f"the broker does not answer: {error}") from error
     wanted = [
         NewTopic(
             topic.name,
@@ -99,7 +113,10 @@ def ensure_topics(settings: KafkaSettings, topics: Iterable[Topic], *, client_id
             config=_topic_options(topic),
         )
         for topic in topics
+        if topic.name not in existing
     ]
+    if not wanted:
+        return
     for name, future in admin.create_topics(wanted, request_timeout=ADMIN_TIMEOUT_S).items():
         try:
             future.result(ADMIN_TIMEOUT_S + 1)

@@ -4,6 +4,7 @@ Nothing that a client sent is logged: not the body, not the query string, not a 
 numbers, tokens and personal data stay out without a filter that has to guess.
 """
 
+import json
 import logging
 import sys
 import traceback
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from ecom_common.cards import mask_card_numbers
 from ecom_common.tracing import current_order_id, current_traceparent, trace_id_of
 
 # What the logging module itself puts on a record; everything else came through `extra=`.
@@ -41,17 +43,24 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["error"] = describe(record.exc_info[1])
             line["stack"] = "".join(traceback.format_tb(record.exc_info[2]))
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:
+            # Half a surrogate pair, an integer beyond 64 bits: a line that looks odd is better than none.
+            return json.dumps(line, default=str)
 
 
 def describe(error: BaseException | None) -> str:
-    """The error in one line, without the SQL parameters or the input that some libraries repeat in it."""
+    """The error in one line, without the SQL parameters or the input that some libraries repeat in it.
+
+    What a bug of ours puts into a message is not foreseen by anybody, hence the mask.
+    """
     if error is None:
         return ""
     original = getattr(error, "orig", None)
     text = str(original if original is not None else error).strip()
     # Postgres repeats the offending row in a DETAIL line.
-    first_line = text.splitlines()[0] if text else ""
+    first_line = mask_card_numbers(text.splitlines()[0]) if text else ""
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
 

@@ -33,16 +33,21 @@ def encode_cursor(value: str | int) -> str:
 
 def decode_text(cursor: str | None) -> str | None:
     """The text in a cursor; raises `validation_failed` when we did not make it."""
+    if cursor is None:
+        return None
     value = _decode(cursor)
-    if value is None or (isinstance(value, str) and "\0" not in value):
+    if isinstance(value, str) and "\0" not in value:
         return value
     raise _bad_cursor()
 
 
 def decode_int(cursor: str | None) -> int | None:
     """The integer in a cursor; raises `validation_failed` when we did not make it."""
+    if cursor is None:
+        return None
     value = _decode(cursor)
-    if value is None or (isinstance(value, int) and 0 <= value < 2**63):
+    # `type(...) is` and not isinstance: true is no place in a list.
+    if type(value) is int and 0 <= value < 2**63:
         return value
     raise _bad_cursor()
 
@@ -56,9 +61,7 @@ def decode_uuid(cursor: str | None) -> UUID | None:
         raise _bad_cursor() from None
 
 
-def _decode(cursor: str | None) -> Any:
-    if cursor is None:
-        return None
+def _decode(cursor: str) -> Any:
     try:
         return orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError):

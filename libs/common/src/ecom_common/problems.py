@@ -124,7 +124,7 @@ def _as_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:
     kinds = {item["type"] for item in errors}
     if "json_invalid" in kinds:
         return Problem("malformed_body", "Send a JSON document in UTF-8.")
-    members = {"errors": [{"at": _place(item), "problem": item["msg"]} for item in errors[:20]]}
+    members = {"errors": [{"at": _place(item), "problem": _told(item)} for item in errors[:20]]}
     if "card_number_refused" in kinds:
         detail = "Remove it and use a token of the payment provider. It was not stored."
         return Problem("card_number_refused", detail, members=members)
@@ -133,6 +133,11 @@ def _as_problem(errors: Sequence[Mapping[str, Any]]) -> Problem:
 
 def _place(item: Mapping[str, Any]) -> str:
     return ".".join(_harmless(part) for part in item["loc"])
+
+
+def _told(item: Mapping[str, Any]) -> str:
+    # The one message of pydantic's that repeats a whole value.
+    return "Unknown tag" if item["type"] == "union_tag_invalid" else str(item["msg"])
 
 
 def _harmless(part: object) -> str:

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from sqlalchemy import Connection, Engine, text
 
 from ecom_common import metrics
+from ecom_common.database import make_engine
 
 BATCH: Final = 1_000
 """Most messages in one round."""
@@ -26,16 +27,13 @@ FLUSH_TIMEOUT_S: Final = 6.0
 LOCK_RETRY_S: Final = 1.0
 PARKED_S: Final = 60.0
 """How long a key whose message the broker refuses is left alone."""
+PARKED_TOPIC_S: Final = 15.0
+"""How long a topic that is missing or forbidden is left alone; finding out takes a second each time."""
 FULL_SCAN_EVERY_S: Final = 1.0
 LATE_COMMIT_S: Final = 15.0
 """Rows that commit later than this after their id was drawn are found by the full scan only."""
 
-SERVER_OPTIONS: Final = {
-    # A stopped relay loses its session, and with it the lock.
-    "idle_session_timeout": "10s",
-    # Losing a delete in a crash of the server costs a duplicate, which every consumer expects.
-    "synchronous_commit": "off",
-}
+IDLE_SESSION_TIMEOUT_S: Final = 10.0
 
 # Refusals that do not get better by trying again: the message itself is at fault.
 _UNSENDABLE: Final = frozenset(
@@ -44,11 +42,16 @@ _UNSENDABLE: Final = frozenset(
         KafkaError.INVALID_MSG,
         KafkaError.INVALID_MSG_SIZE,
         KafkaError.INVALID_RECORD,
+        KafkaError._INVALID_ARG,
+    }
+)
+# … or its whole topic.
+_NO_TOPIC: Final = frozenset(
+    {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError._UNKNOWN_TOPIC,
         KafkaError.TOPIC_EXCEPTION,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError._INVALID_ARG,
     }
 )
 
@@ -56,6 +59,12 @@ _LOCK = text("SELECT pg_try_advisory_lock(hashtext('ecom.relay'))")
 # The lower bound spares the scan of index entries that are dead but not yet vacuumed away: 0.7 ms a poll
 # instead of 39 ms while somebody holds an old snapshot.
 _READ = text("SELECT id, topic, key, payload FROM outbox WHERE id > :above ORDER BY id LIMIT :most")
+# What is parked is left out by the query, or enough of it would fill every batch.
+_READ_UNPARKED = text(
+    "SELECT id, topic, key, payload FROM outbox WHERE id > :above AND topic <> ALL(:parked_topics) "
+    "AND (topic, key) NOT IN (SELECT * FROM unnest(CAST(:topics AS text[]), CAST(:keys AS text[]))) "
+    "ORDER BY id LIMIT :most"
+)
 _DELETE = text("DELETE FROM outbox WHERE id = ANY(:ids)")
 
 log = logging.getLogger(__name__)
@@ -71,6 +80,27 @@ class _Row(NamedTuple):
     def stream(self) -> tuple[str, str]:
         """What must stay in order."""
         return self.topic, self.key
+
+
+class _Parked(NamedTuple):
+    until: float
+    row_id: int
+
+
+def make_relay_engine(
+    url: str, *, application_name: str, idle_session_timeout_s: float = IDLE_SESSION_TIMEOUT_S
+) -> Engine:
+    """The engine of a relay: one connection, which a relay that is stopped for so long loses."""
+    return make_engine(
+        url,
+        application_name=application_name,
+        pool_size=1,
+        server_options={
+            "idle_session_timeout": f"{round(idle_session_timeout_s * 1000)}ms",
+            # Losing a delete in a crash of the server costs a duplicate, which every consumer expects.
+            "synchronous_commit": "off",
+        },
+    )
 
 
 class Relay:
@@ -89,7 +119,8 @@ class Relay:
         self._producer: Producer | None = None
         self._connection: Connection | None = None
         self._next_lock_try = 0.0
-        self._parked: dict[tuple[str, str], float] = {}
+        # By (topic, key); by (topic, None) when it is the whole topic that is refused.
+        self._parked: dict[tuple[str, str | None], _Parked] = {}
         self._low_water = _LowWater(clock)
 
     @property
@@ -108,8 +139,14 @@ class Relay:
                 return 0
             rows = self._read(connection)
             sent = self._produce(rows) if rows else set()
-            if sent:
-                self._delete(connection, rows, sent)
+            done = _in_order(rows, sent)
+            if done:
+                connection.execute(_DELETE, {"ids": [row.id for row in done]})
+            for row in done:
+                metrics.PUBLISHED.labels(row.topic).inc()
+            if len(done) < len(rows):
+                gone = {row.id for row in done}
+                self._low_water.left(next(row.id for row in rows if row.id not in gone))
             return len(sent)
         except Exception:
             self._step_down()
@@ -126,13 +163,21 @@ class Relay:
         if self._clock() < self._next_lock_try:
             return None
         self._next_lock_try = self._clock() + LOCK_RETRY_S
-        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        if not connection.scalar(_LOCK):
+        connection = self._engine.connect()
+        try:
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            leads = bool(connection.scalar(_LOCK))
+        except Exception:
+            connection.close()
+            raise
+        if not leads:
             connection.close()
             return None
         log.info("this relay leads")
         metrics.RELAY_LEADER.set(1)
         self._connection = connection
+        # What another relay has left behind is below anything that we remember.
+        self._low_water = _LowWater(self._clock)
         return connection
 
     def _step_down(self) -> None:
@@ -145,14 +190,28 @@ class Relay:
 
     def _read(self, connection: Connection) -> list[_Row]:
         # Also the check that this session, and so the lock, is still ours.
-        rows = connection.execute(_READ, {"above": self._low_water.bound(), "most": BATCH})
-        found = [_Row(*row) for row in rows]
-        if found:
-            self._low_water.saw(found[-1].id)
+        self._unpark()
+        parameters: dict[str, Any] = {"above": self._low_water.bound(), "most": BATCH}
+        if self._parked:
+            keys = [(topic, key) for topic, key in self._parked if key is not None]
+            parameters |= {
+                "parked_topics": [topic for topic, key in self._parked if key is None],
+                "topics": [topic for topic, _ in keys],
+                "keys": [key for _, key in keys],
+            }
+        statement = _READ_UNPARKED if self._parked else _READ
+        rows = [_Row(*row) for row in connection.execute(statement, parameters)]
+        if rows:
+            self._low_water.saw(rows[-1].id)
+        return rows
+
+    def _unpark(self) -> None:
         now = self._clock()
-        self._parked = {stream: until for stream, until in self._parked.items() if until > now}
+        for stream, parked in list(self._parked.items()):
+            if parked.until <= now:
+                del self._parked[stream]
+                self._low_water.left(parked.row_id)
         metrics.OUTBOX_PARKED_KEYS.set(len(self._parked))
-        return [row for row in found if row.stream not in self._parked]
 
     def _produce(self, rows: Sequence[_Row]) -> set[int]:
         """Send the rows in order; the ids of those acknowledged."""
@@ -160,7 +219,7 @@ class Relay:
         sent: set[int] = set()
         failures: list[KafkaError] = []
         for row in rows:
-            if row.stream in self._parked:
+            if row.stream in self._parked or (row.topic, None) in self._parked:
                 continue
             try:
                 producer.produce(
@@ -198,24 +257,22 @@ class Relay:
 
     def _failed(self, row: _Row, error: KafkaError, failures: list[KafkaError]) -> None:
         if error.code() in _UNSENDABLE:
-            log.error(
-                "parked key %s of %s: %s", row.key, row.topic, error, extra={"outbox_id": row.id}
-            )
-            self._parked[row.stream] = self._clock() + PARKED_S
-        else:
-            failures.append(error)
+            self._park(row.stream, row, PARKED_S, error)
+            return
+        if error.code() in _NO_TOPIC:
+            self._park((row.topic, None), row, PARKED_TOPIC_S, error)
+        # A producer also remembers which topics there are not: another reason for a new one.
+        failures.append(error)
 
-    def _delete(self, connection: Connection, rows: Sequence[_Row], sent: set[int]) -> None:
-        """Forget the acknowledged rows, for each key only up to its first gap."""
-        gaps: set[tuple[str, str]] = set()
-        done: list[int] = []
-        for row in rows:
-            if row.id not in sent:
-                gaps.add(row.stream)
-            elif row.stream not in gaps:
-                done.append(row.id)
-                metrics.PUBLISHED.labels(row.topic).inc()
-        connection.execute(_DELETE, {"ids": done})
+    def _park(
+        self, stream: tuple[str, str | None], row: _Row, seconds: float, error: KafkaError
+    ) -> None:
+        if stream in self._parked:
+            return
+        self._parked[stream] = _Parked(self._clock() + seconds, row.id)
+        topic, key = stream
+        what = f"topic {topic}" if key is None else f"key {key} of {topic}"
+        log.error("parked %s: %s", what, error, extra={"outbox_id": row.id})
 
     def _drop_producer(self) -> None:
         if self._producer is not None:
@@ -224,8 +281,23 @@ class Relay:
             producer.flush(0)
 
 
+def _in_order(rows: Sequence[_Row], sent: set[int]) -> list[_Row]:
+    """The acknowledged rows, for each key only up to its first gap."""
+    gaps: set[tuple[str, str]] = set()
+    done: list[_Row] = []
+    for row in rows:
+        if row.id not in sent:
+            gaps.add(row.stream)
+        elif row.stream not in gaps:
+            done.append(row)
+    return done
+
+
 class _LowWater:
-    """The highest id seen some 15 s ago, as a lower bound for reading; 0 once a second: a full scan."""
+    """The highest id seen some 15 s ago, as a lower bound for reading; 0 once a second: a full scan.
+
+    Never above a row that was left behind: a later one of the same key would overtake it.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -237,6 +309,11 @@ class _LowWater:
         now = self._clock()
         if not self._seen or now - self._seen[-1][0] >= FULL_SCAN_EVERY_S:
             self._seen.append((now, row_id))
+
+    def left(self, row_id: int) -> None:
+        """The row, and what comes after it, has to be read again."""
+        self._bound = min(self._bound, row_id - 1)
+        self._seen.clear()
 
     def bound(self) -> int:
         now = self._clock()

@@ -15,7 +15,7 @@ from ecom_common.consumer import Consumer
 from ecom_common.database import Sessions, make_engine, make_sessions
 from ecom_common.health import Check, check_database
 from ecom_common.messages import Handlers
-from ecom_common.relay import SERVER_OPTIONS, Relay
+from ecom_common.relay import Relay, make_relay_engine
 from ecom_common.settings import KafkaSettings, ServiceSettings
 from ecom_common.worker import SideJob, Sweep, Worker, run_until_signalled
 
@@ -48,12 +48,8 @@ def run_worker(
     Waits for nothing at start: while the broker or the database is away the loop says so and goes on.
     """
     client_id = f"{parts.service}-worker-{os.getpid()}"
-    kafka.ensure_topics(kafka_settings, ALL_TOPICS, client_id=client_id)
-    relay_engine = make_engine(
-        settings.database_url.get_secret_value(),
-        application_name=f"{parts.service}-relay",
-        pool_size=1,
-        server_options=dict(SERVER_OPTIONS),
+    relay_engine = make_relay_engine(
+        settings.database_url.get_secret_value(), application_name=f"{parts.service}-relay"
     )
     consumer = Consumer(
         kafka.make_consumer(kafka_settings, client_id=client_id, group=parts.service),
@@ -66,6 +62,7 @@ def run_worker(
     relay = Relay(relay_engine, lambda: kafka.make_producer(kafka_settings, client_id=client_id))
     worker = Worker(
         sessions=sessions,
+        prepare=lambda: kafka.ensure_topics(kafka_settings, ALL_TOPICS, client_id=client_id),
         consumer=consumer,
         relay=relay,
         sweeps=[*parts.sweeps, *_housekeeping(settings)],
@@ -124,6 +121,7 @@ def _broker_check(settings: KafkaSettings, client_id: str) -> Check:
     probe = kafka.make_producer(settings, client_id=f"{client_id}-probe")
 
     def check() -> None:
+        probe.poll(0)  # its log lines wait for somebody to fetch them
         probe.list_topics(timeout=BROKER_CHECK_TIMEOUT_S)
 
     return check

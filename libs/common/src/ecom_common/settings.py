@@ -7,13 +7,14 @@ extends `ServiceSettings` with its own fields in its own `settings.py`.
 from typing import Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from ecom_common.database import sqlalchemy_url
 from ecom_common.errors import ConfigurationError
 
-# Passwords that stand in examples; a production start with one of them is a mistake.
 S = TypeVar("S", bound=BaseSettings)
 
+# Passwords that stand in examples; a production start with one of them is a mistake.
 _PLACEHOLDERS = frozenset(
     {"", "change-me", "changeme", "password", "postgres", "secret", "example"}
 )
@@ -66,9 +67,11 @@ class ServiceSettings(BaseSettings):
 
 def refuse_placeholder_password(name: str, url: SecretStr) -> None:
     """Raise ValueError when the URL's password is one that stands in examples."""
-    from sqlalchemy import make_url
-
-    if (make_url(url.get_secret_value()).password or "").lower() in _PLACEHOLDERS:
+    try:
+        password = sqlalchemy_url(url.get_secret_value()).password or ""
+    except ConfigurationError:
+        raise ValueError(f"{name} is no postgresql:// URL; are odd characters escaped?") from None
+    if password.lower() in _PLACEHOLDERS:
         raise ValueError(f"{name} has no password or a placeholder: set a real one")
 
 
@@ -77,10 +80,16 @@ def load(kind: type[S]) -> S:
     try:
         return kind()
     except ValidationError as error:
-        prefix = kind.model_config.get("env_prefix", "")
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']).upper() and prefix.upper()}"
-            f"{'.'.join(str(part) for part in item['loc']).upper() or 'settings'}: {item['msg']}"
+            f"{_variable(kind, item['loc'])}{item['msg']}"
             for item in error.errors(include_input=False, include_url=False)
         )
-        raise ConfigurationError(f"the environment is not usable: {problems}") from None
+    except SettingsError as error:
+        problems = str(error)
+    # Outside the except blocks: inside, Python would attach the library's error, and its input, to ours.
+    raise ConfigurationError(f"the environment is not usable: {problems}")
+
+
+def _variable(kind: type[BaseSettings], place: tuple[int | str, ...]) -> str:
+    name = ".".join(map(str, place))
+    return f"{kind.model_config.get('env_prefix', '')}{name}: ".upper() if name else ""

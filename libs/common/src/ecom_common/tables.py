@@ -83,7 +83,14 @@ dead_letters = Table(
     Column("settled_at", DateTime(timezone=True)),
     Column("settled_by", Text),
     Column("settled_reason", Text),
-    UniqueConstraint("source_topic", "source_partition", "source_offset", "digest"),
+    UniqueConstraint(
+        "source_topic",
+        "source_partition",
+        "source_offset",
+        "digest",
+        # All four columns would be longer than a name may be.
+        name="uq_dead_letters_source_topic",
+    ),
     CheckConstraint("state IN ('open', 'redriven', 'discarded')", name="state"),
     Index(None, "state"),
 )

@@ -10,7 +10,7 @@ import secrets
 from contextvars import ContextVar
 from typing import Final
 
-_TRACEPARENT: Final = re.compile(r"^00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$")
+_TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 
@@ -32,7 +32,7 @@ def continued(header: str | None) -> str:
 
 def trace_id_of(traceparent: str | None) -> str | None:
     """The 32 hexadecimal digits of the trace id; None when there is no valid context."""
-    match = _TRACEPARENT.match(traceparent) if traceparent else None
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if match is None or match[1] == _NO_TRACE or match[2] == _NO_SPAN:
         return None
     return match[1]

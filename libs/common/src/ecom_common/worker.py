@@ -33,7 +33,7 @@ from ecom_common.relay import Relay
 IDLE_POLL_S: Final = 0.01
 """How long an idle loop waits for a message before it looks into the outbox again."""
 LIVE_WITHIN_S: Final = 30.0
-"""A loop that has not come round for this long is stuck."""
+"""A loop that has been in one step for this long is stuck."""
 SIDE_JOB_STOP_S: Final = 15.0
 LAG_EVERY_S: Final = 5.0
 
@@ -75,16 +75,20 @@ class Worker:
         relay: Relay,
         sweeps: Sequence[Sweep],
         side_jobs: Sequence[SideJob] = (),
+        prepare: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`prepare` is tried until it succeeds, before the first message is consumed or published."""
         self._sessions = sessions
+        self._prepare = prepare
+        self._is_prepared = False
         self._consumer = consumer
         self._relay = relay
         self._sweeps = sweeps
         self._side_jobs = side_jobs
         self._clock = clock
         self._stopping = threading.Event()
-        self._came_round_at = clock()
+        self._moved_at = clock()
         self._lag_due_at = 0.0
         self._troubles: dict[str, int] = {}
 
@@ -99,14 +103,17 @@ class Worker:
             for job in self._side_jobs:
                 job.stop(SIDE_JOB_STOP_S)
             # What the last batch said goes out before we leave, if the broker takes it.
-            self._guarded("relay", self._relay.run_once)
+            if self._is_prepared:
+                self._guarded("relay", self._relay.run_once)
             self._consumer.close()
             self._relay.close()
 
     def run_once(self) -> int:
         """One round; how many messages were handled or published."""
-        handled = self._guarded("consume", lambda: self._consumer.run_once(IDLE_POLL_S))
-        published = self._guarded("relay", self._relay.run_once)
+        done = 0
+        if self._is_prepared or self._guarded("prepare", self._prepare_once):
+            done += self._guarded("consume", lambda: self._consumer.run_once(IDLE_POLL_S))
+            done += self._guarded("relay", self._relay.run_once)
         now = self._clock()
         for sweep in self._sweeps:
             if now >= sweep.due_at:
@@ -114,17 +121,16 @@ class Worker:
         if now >= self._lag_due_at:
             self._lag_due_at = now + LAG_EVERY_S
             self._guarded("lag", self._observe_lag)
-        self._came_round_at = self._clock()
-        return handled + published
+        return done
 
     def stop(self) -> None:
         self._stopping.set()
 
     def check_alive(self) -> None:
-        """A readiness and liveness check: the loop comes round."""
-        silent_s = self._clock() - self._came_round_at
+        """A readiness and liveness check: no step of the loop is stuck."""
+        silent_s = self._clock() - self._moved_at
         if silent_s > LIVE_WITHIN_S:
-            raise DependencyDown(f"the loop has not come round for {silent_s:.0f} s")
+            raise DependencyDown(f"the loop has not moved for {silent_s:.0f} s")
 
     def _sweep(self, sweep: Sweep) -> int:
         begin = self._clock()
@@ -138,6 +144,11 @@ class Worker:
         metrics.SWEPT.labels(sweep.name).inc(done)
         return done
 
+    def _prepare_once(self) -> int:
+        self._prepare()
+        self._is_prepared = True
+        return 1
+
     def _observe_lag(self) -> int:
         self._consumer.observe_lag()
         return 0
@@ -148,6 +159,9 @@ class Worker:
         except Exception as error:
             self._report(name, error)
             return 0
+        finally:
+            # After each step and not each round: with the database away every one of them has to wait.
+            self._moved_at = self._clock()
         if self._troubles.pop(name, None):
             log.info("%s works again", name)
         return done

@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from ecom_common import idempotency
+from ecom_common.cards import mask_card_numbers
 from ecom_common.errors import Problem
 from ecom_common.idempotency import Key, Stored
 from ecom_common.money import MAX_QUANTITY, MAX_TOTAL
@@ -70,7 +71,6 @@ class Placement:
         placed = {line.sku: line.quantity for line in order.lines}
         if (placed, order.currency) != (command.quantities, command.currency):
             return Problem("checkout_reused", "Start a new checkout for another basket.")
-        self._remember(command, order)
         return Placed(order, existed=True)
 
     def _refusal(self, command: PlaceOrder) -> Problem | None:
@@ -126,7 +126,8 @@ class Placement:
 
 
 def _about_skus(code: str, detail: str, skus: Sequence[str]) -> Problem:
-    return Problem(code, detail, members={"skus": list(skus)})
+    # An unknown SKU can be anything, a card number in the wrong field too.
+    return Problem(code, detail, members={"skus": [mask_card_numbers(sku) for sku in skus]})
 
 
 def _line(order_id: UUID, position: int, item: CatalogueItem, quantity: int) -> OrderLine:

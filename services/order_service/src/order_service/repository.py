@@ -6,6 +6,7 @@ Locks are taken in the order of ids, so that two batches never wait for each oth
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from ecom_common import idempotency, outbox
 from ecom_common.bulk import insert_rows, update_rows
 from ecom_common.idempotency import Key, Stored
 from ecom_common.outbox import Outgoing
-from sqlalchemy import Select, Table, func, select, text, tuple_
+from sqlalchemy import Select, Table, and_, func, or_, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
@@ -25,6 +26,7 @@ from order_service.models import (
     Order,
     OrderLine,
 )
+from order_service.saga import Goal
 
 _ORDERS: Final = cast(Table, Order.__table__)
 _LINES: Final = cast(Table, OrderLine.__table__)
@@ -39,7 +41,7 @@ _MUTABLE: Final = (
 _ALL: Final = tuple(column.name for column in _ORDERS.columns)
 _LINE_COLUMNS: Final = tuple(column.name for column in _LINES.columns)
 _IS_OPEN: Final = text("orders.status IN ('pending', 'cancelling')")
-_UNSENT: Final = text("EXISTS (SELECT FROM outbox WHERE outbox.key = orders.id::text)")
+_NOTHING_UNSENT: Final = text("NOT EXISTS (SELECT FROM outbox WHERE outbox.key = orders.id::text)")
 
 
 @dataclass
@@ -107,14 +109,15 @@ def lock_orders_without_lines(session: Session, ids: Collection[UUID]) -> dict[U
     return {order.id: order for order in _detached(session, statement)}
 
 
-def lock_due_orders(session: Session, most: int) -> list[Order]:
-    """Open orders that the sweeper has to look at and that nothing unsent is waiting for.
+def lock_due_orders(session: Session, *, now: datetime, most: int) -> list[Order]:
+    """Open orders that the sweeper has to look at: past their deadline, or due and with nothing unsent.
 
     Those that another transaction holds are skipped: they are being changed at this moment.
     """
+    overdue = and_(Order.goal == Goal.FULFIL.value, Order.deadline_at <= now)
     statement = (
         select(Order)
-        .where(_IS_OPEN, Order.due_at <= func.db_now(), ~_UNSENT)
+        .where(_IS_OPEN, Order.due_at <= now, or_(_NOTHING_UNSENT, overdue))
         .order_by(Order.due_at)
         .limit(most)
         .with_for_update(skip_locked=True)
@@ -185,7 +188,7 @@ def history(
 def versions(session: Session, ids: Collection[UUID]) -> dict[UUID, int]:
     """The current versions of the orders; for watching them."""
     rows = session.execute(select(Order.id, Order.version).where(Order.id.in_(ids)))
-    return dict(rows.tuples().all())
+    return {row.id: row.version for row in rows}
 
 
 def count_open(session: Session, most: int) -> int:

@@ -9,12 +9,15 @@ The commands, by goal and facts:
 
     goal    stock                       payment                                        asks for
     fulfil  none                                                                       stock.reserve
-    fulfil  held                        none, requested, processing, unknown           payment.charge
+    fulfil  held, committed             none, requested, processing, unknown           payment.charge
     fulfil  held                        captured                                       stock.commit
     fulfil  committed                   captured                                       nothing: confirmed
     abort   none, held, committed                                                      stock.release
     abort                               requested … captured, refunding, refund_failed payment.cancel
     abort   closed                      closed                                         nothing: closed
+
+Committed but not captured is what only an order that was restored from a backup can see: asked again, the
+payment says that it was captured long ago.
 """
 
 from dataclasses import dataclass, replace
@@ -85,6 +88,8 @@ FINAL: Final = frozenset({Status.CONFIRMED, Status.CANCELLED, Status.REJECTED})
 CANCELLATIONS: Final = frozenset(
     {Reason.CANCELLED_BY_CUSTOMER, Reason.CANCELLED_BY_OPERATOR, Reason.TIMED_OUT}
 )
+# Whoever asked was answered that the order is being cancelled, so that is what must become of it.
+_PROMISED: Final = frozenset({Reason.CANCELLED_BY_CUSTOMER, Reason.CANCELLED_BY_OPERATOR})
 STOCK_CLOSED: Final = frozenset({Stock.REFUSED, Stock.RELEASED, Stock.RESTOCKED})
 PAYMENT_CLOSED: Final = frozenset(
     {Payment.NONE, Payment.DECLINED, Payment.CANCELLED, Payment.REFUNDED}
@@ -131,7 +136,7 @@ def asks(saga: Saga) -> frozenset[Ask]:
         return frozenset(release | cancel)
     if saga.stock is Stock.NONE:
         return frozenset({Ask.RESERVE})
-    if saga.stock is Stock.HELD and saga.payment in _CHARGEABLE:
+    if saga.stock in (Stock.HELD, Stock.COMMITTED) and saga.payment in _CHARGEABLE:
         return frozenset({Ask.CHARGE})
     if saga.stock is Stock.HELD and saga.payment is Payment.CAPTURED:
         return frozenset({Ask.COMMIT})
@@ -159,8 +164,15 @@ def abort(saga: Saga, reason: Reason) -> Saga:
     """
     if saga.goal is Goal.FULFIL:
         return replace(saga, goal=Goal.ABORT, reason=reason)
-    if is_open(saga) and reason in CANCELLATIONS and saga.reason not in CANCELLATIONS:
+    if is_open(saga) and reason in _PROMISED and saga.reason not in CANCELLATIONS:
         return replace(saga, reason=reason)
+    return saga
+
+
+def time_out(saga: Saga) -> Saga:
+    """Give up what is not confirmed by its deadline; what is being given up already keeps its reason."""
+    if saga.goal is Goal.FULFIL and is_open(saga):
+        return abort(saga, Reason.TIMED_OUT)
     return saga
 
 

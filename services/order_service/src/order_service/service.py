@@ -57,12 +57,15 @@ class OrderDesk:
         ids = {m.envelope.data.order_id for m in messages}
         orders = repository.lock_orders_without_lines(session, ids)
         before = {order.id: saga.asks(order.saga) for order in orders.values()}
+        causes: dict[UUID, Cause] = {}
         for message in messages:
             order = orders.get(message.envelope.data.order_id)
+            cause = _cause(message)
             # An order we never placed: a message of another installation, or of a restored one.
-            if order is not None and (change := _learn(order, message, now=now)) is not None:
+            if order is not None and (change := _learn(order, message, cause, now=now)) is not None:
                 changes.add(change)
-        self._follow_up(changes, before, now=now, causes=_last_causes(messages))
+                causes[order.id] = cause
+        self._follow_up(changes, before, now=now, causes=causes)
         repository.save(session, changes)
 
     def take_in_catalogue(self, session: Session, messages: Sequence[Received]) -> None:
@@ -92,7 +95,7 @@ class OrderDesk:
         """Give up what is past its deadline and ask again for what was not answered; how many orders."""
         changes = Changes()
         now = database_time(session)
-        orders = repository.lock_due_orders(session, most)
+        orders = repository.lock_due_orders(session, now=now, most=most)
         before = {order.id: saga.asks(order.saga) for order in orders}
         for order in orders:
             if now >= order.deadline_at and (change := order.time_out(now=now)) is not None:
@@ -157,8 +160,8 @@ class OrderDesk:
         reason = Reason.CANCELLED_BY_OPERATOR if is_operator else Reason.CANCELLED_BY_CUSTOMER
         if (change := order.cancel(reason, actor=command.actor, now=now)) is not None:
             changes.add(change)
-        elif is_operator and order.flagged_at is not None:
-            # An operator who cancels again what has got stuck wants it tried again.
+        if is_operator and order.flagged_at is not None:
+            # An operator who cancels what has got stuck wants it tried again.
             self._lift(order, changes, actor=command.actor, now=now)
         return Cancelled(order)
 
@@ -205,9 +208,8 @@ class OrderDesk:
         )
 
 
-def _learn(order: Order, message: Received, *, now: datetime) -> Change | None:
+def _learn(order: Order, message: Received, cause: Cause, *, now: datetime) -> Change | None:
     data = message.envelope.data
-    cause = _cause(message)
     if isinstance(data, ReservationChanged):
         return order.learn_stock(data.state, data.version, now=now, cause=cause)
     assert isinstance(data, PaymentChanged)
@@ -222,7 +224,3 @@ def _cause(message: Received) -> Cause:
         offset=message.offset,
         traceparent=message.envelope.traceparent,
     )
-
-
-def _last_causes(messages: Sequence[Received]) -> dict[UUID, Cause]:
-    return {m.envelope.data.order_id: _cause(m) for m in messages}

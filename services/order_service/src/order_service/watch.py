@@ -19,6 +19,8 @@ from order_service import repository
 
 POLL_S: Final = 0.02
 """What a waiting client may learn late; one indexed query for all of them each time."""
+POLL_WHILE_DOWN_S: Final = 0.5
+"""The same while the database does not answer: each try costs a connection and a line in the log."""
 
 log = logging.getLogger(__name__)
 _Waiter = tuple[int, "asyncio.Future[None]"]
@@ -52,19 +54,21 @@ class Watch:
 
     async def _poll(self) -> None:
         while self._waiters and not self._draining.started:
-            await self._look()
-            await self._draining.wait(POLL_S)
+            answered = await self._look()
+            await self._draining.wait(POLL_S if answered else POLL_WHILE_DOWN_S)
         self._wake(lambda _order, _since: True)
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Wake whoever's order has moved; whether the database answered."""
         ids = list(self._waiters)
         try:
             versions = await self._reader.read(lambda session: repository.versions(session, ids))
         except Problem as problem:
             # Whoever waits goes on waiting: the database may be back before their time is up.
             log.warning("cannot look for changes: %s", problem.code)
-            return
+            return False
         self._wake(lambda order_id, since: versions.get(order_id, 0) > since)
+        return True
 
     def _wake(self, has_changed: Callable[[UUID, int], bool]) -> None:
         for order_id, waiters in list(self._waiters.items()):

@@ -1,0 +1,1 @@
+"""What `scripts/check` verifies: everything that can be seen without running the platform."""
