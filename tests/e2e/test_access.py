@@ -63,9 +63,9 @@ def test_expired_foreign_and_forged_tokens_are_refused(shop: Shop) -> None:
     stranger = Ed25519PrivateKey.generate()
     forged = jwt.encode(good, stranger, "EdDSA", headers={"kid": "development"})
     unsigned = jwt.encode(good, "", "none", headers={"kid": "development"})
-    expired = shop.instance.token(sub="alice", scope="orders:read", lifetime_s=-3600)
+    expired = shop.platform.token(sub="alice", scope="orders:read", lifetime_s=-3600)
     for token in (forged, unsigned, expired, "nonsense", "a.b.c"):
         status, challenge = _get_orders(shop, token)
         assert status == 401
         assert challenge is not None
-    assert _get_orders(shop, shop.instance.token(sub="alice", scope="orders:read"))[0] == 200
+    assert _get_orders(shop, shop.platform.token(sub="alice", scope="orders:read"))[0] == 200

@@ -47,7 +47,9 @@ def test_every_operation_answers_whatever_is_sent_as_its_document_says(
             _drive(operation, shop, mode)
 
 
-def _can_be(mode: GenerationMode, operation: "schemathesis.APIOperation[Any, Any, Any, Any]") -> bool:
+def _can_be(
+    mode: GenerationMode, operation: "schemathesis.APIOperation[Any, Any, Any, Any]"
+) -> bool:
     """What takes nothing cannot be sent anything wrong."""
     takes_something = bool(operation.body) or any(operation.iter_parameters())
     return mode is GenerationMode.POSITIVE or takes_something

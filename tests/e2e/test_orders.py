@@ -11,7 +11,11 @@ def test_an_order_is_bought(shop: Shop) -> None:
     tea, cup = shop.item(price=450, stock=5), shop.item(price=1200, stock=3)
     order = shop.until_final(shop.place({tea: 2, cup: 1})["id"])
 
-    assert (order["status"], order["stock"], order["payment"]) == ("confirmed", "committed", "captured")
+    assert (order["status"], order["stock"], order["payment"]) == (
+        "confirmed",
+        "committed",
+        "captured",
+    )
     assert (order["total"], order["reason"]) == (2100, None)
     assert shop.stock(tea)["on_hand"] == 3
     assert shop.stock(cup) | {"version": 0} == {

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import httpx
+from ecom_local.instance import Instance
 
 from tests.support.shop import Shop, until
 
@@ -15,7 +16,10 @@ from tests.support.shop import Shop, until
 def _events(lines: "list[str]") -> list[dict[str, Any]]:
     """The events of a stream, as id, event and data."""
     blocks = "\n".join(lines).split("\n\n")
-    parsed = [dict(line.split(": ", 1) for line in b.splitlines() if ": " in line and line[0] != ":") for b in blocks]
+    parsed = [
+        dict(line.split(": ", 1) for line in b.splitlines() if ": " in line and line[0] != ":")
+        for b in blocks
+    ]
     return [event for event in parsed if event]
 
 
@@ -31,12 +35,16 @@ def test_a_stream_tells_every_change_and_closes_at_the_end(shop: Shop) -> None:
     assert json.loads(events[-1]["data"])["status"] == "confirmed"
     last = {"Last-Event-ID": events[-1]["id"]}
     assert shop.http.get(path, headers=shop.auth("alice") | last).status_code == 204
-    with shop.http.stream("GET", path, headers=shop.auth("alice") | {"Last-Event-ID": "2"}) as stream:
+    with shop.http.stream(
+        "GET", path, headers=shop.auth("alice") | {"Last-Event-ID": "2"}
+    ) as stream:
         rest = _events(list(stream.iter_lines()))
     assert [event["id"] for event in rest] == [event["id"] for event in events[2:]]
 
 
-def test_waits_and_streams_end_at_once_when_the_process_is_told_to_stop(shop: Shop) -> None:
+def test_waits_and_streams_end_at_once_when_the_process_is_told_to_stop(
+    shop: Shop, instance: Instance
+) -> None:
     sku = shop.item(stock=2)
     order = shop.place({sku: 1}, payment_method="pm_sim_slow")
     statuses: list[int | str] = []
@@ -59,7 +67,7 @@ def test_waits_and_streams_end_at_once_when_the_process_is_told_to_stop(shop: Sh
     try:
         assert begun.wait(10)
         until(lambda: _placed(shop, "drained"), timeout_s=10)
-        pid = shop.instance.pid("order-api")
+        pid = instance.pid("order-api")
         assert pid is not None
         begin = time.monotonic()
         os.kill(pid, signal.SIGTERM)
@@ -68,10 +76,10 @@ def test_waits_and_streams_end_at_once_when_the_process_is_told_to_stop(shop: Sh
         took_s = time.monotonic() - begin
     finally:
         # The supervisor brings it back.
-        until(lambda: shop.instance.problem("order-api") is None, timeout_s=30)
+        until(lambda: instance.problem("order-api") is None, timeout_s=30)
     assert sorted(map(str, statuses)) == ["201", "stream ended"]
     assert took_s < 5
-    assert shop.instance.pid("order-api") != pid
+    assert instance.pid("order-api") != pid
 
 
 def _placed(shop: Shop, key: str) -> bool:

@@ -2,12 +2,12 @@
 
 import asyncio
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from ecom_common.batch import Batcher
-from ecom_common.database import Sessions
 from ecom_common.errors import Problem
 from ecom_contracts.messages import (
     OrderedLine,
@@ -20,6 +20,7 @@ from order_service import repository
 from order_service.commands import Cancelled, CancelOrder, Command, Placed, PlaceOrder, Result
 from sqlalchemy import text
 
+from tests.support.databases import Databases
 from tests.support.orders import (
     A_TRACE,
     Store,
@@ -27,6 +28,7 @@ from tests.support.orders import (
     a_wish,
     an_item,
     catalogue_of,
+    emptied_stores,
     item_changed,
     payment,
     stock,
@@ -34,10 +36,15 @@ from tests.support.orders import (
 from tests.support.shop import until
 
 
+@pytest.fixture(scope="module")
+def empty_store(databases: Databases) -> Iterator[Callable[[], Store]]:
+    with emptied_stores(databases) as stores:
+        yield stores
+
+
 @pytest.fixture
-def store(order_sessions: Sessions) -> Store:
-    catalogue_of(order_sessions, tea=500, mug=1250)
-    return Store(order_sessions)
+def store(empty_store: Callable[[], Store]) -> Store:
+    return empty_store()
 
 
 def placed(result: Result) -> Placed:

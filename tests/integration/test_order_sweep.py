@@ -1,23 +1,29 @@
 """Asking again, giving up at the deadline, and the orders that wait for an operator."""
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from uuid import UUID
 
 import pytest
 from ecom_common.clock import database_time
-from ecom_common.database import Sessions
 from order_service import repository
 
-from tests.support.orders import Store, a_desk, catalogue_of, payment, stock
+from tests.support.databases import Databases
+from tests.support.orders import Store, a_desk, emptied_stores, payment, stock
 
 DEADLINE_S = 900
 
 
+@pytest.fixture(scope="module")
+def empty_store(databases: Databases) -> Iterator[Callable[[], Store]]:
+    with emptied_stores(databases) as stores:
+        yield stores
+
+
 @pytest.fixture
-def store(order_sessions: Sessions) -> Store:
-    catalogue_of(order_sessions, tea=500)
-    return Store(order_sessions)
+def store(empty_store: Callable[[], Store]) -> Store:
+    return empty_store()
 
 
 @pytest.fixture
@@ -127,12 +133,17 @@ def test_final_orders_are_left_alone(store: Store, order_id: UUID, end: str) -> 
 
 
 def test_a_round_takes_the_longest_due_and_no_more_than_it_may(store: Store) -> None:
-    ids = [store.place({"tea": 1}) for _ in range(5)]
+    store.desk = a_desk(ask_again_after_s=5)
+    patient = [store.place({"tea": 1}) for _ in range(2)]
+    store.desk = a_desk(ask_again_after_s=2)
+    hasty = [store.place({"tea": 1}) for _ in range(3)]
     store.published()
-    store.wait(3)
+    store.wait(6)
     assert store.sweep(most=3) == 3
-    assert {e.subject for e in store.published()} == {str(i) for i in ids[:3]}
-    assert (store.sweep(most=3), store.sweep(most=3)) == (2, 0)
+    assert {e.subject for e in store.published()} == {str(i) for i in hasty}
+    assert store.sweep(most=3) == 2
+    assert {e.subject for e in store.published()} == {str(i) for i in patient}
+    assert store.sweep(most=3) == 0
 
 
 def test_two_sweepers_at_once_ask_each_order_once(store: Store) -> None:

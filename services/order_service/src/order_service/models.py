@@ -4,7 +4,6 @@ Owns what an order may become. Reads no database and writes none: objects are lo
 written in bulk by the repository. The tables' CHECKs stand in the migrations only.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -12,20 +11,6 @@ from uuid import UUID
 
 from ecom_common.tables import NAMING
 from ecom_common.tracing import trace_id_of
-from ecom_contracts.messages import (
-    Message,
-    OrderCancelled,
-    OrderConfirmed,
-    OrderedLine,
-    OrderPlaced,
-    OrderRejected,
-    PaymentCancel,
-    PaymentCharge,
-    StockCommit,
-    StockLine,
-    StockRelease,
-    StockReserve,
-)
 from sqlalchemy import (
     BigInteger,
     DateTime,
@@ -41,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from order_service import saga
-from order_service.saga import Ask, Goal, Payment, Reason, Saga, Status, Stock
+from order_service.saga import Goal, Payment, Reason, Saga, Status, Stock
 
 SERVICE: Final = "order_service"
 SCHEMA_VERSION: Final = "2"
@@ -241,10 +226,6 @@ class Order(Base):
         self.asks = 0
         return self._record("flag_lifted", actor, now=now, note=note)
 
-    def command(self, ask: Ask) -> Message:
-        """The message that asks for `ask`."""
-        return _COMMANDS[ask](self)
-
     def schedule(self, *, now: datetime, wait: timedelta) -> None:
         """Have the sweeper look again after `wait`, or at the deadline when that comes first."""
         if not self.is_open:
@@ -360,64 +341,3 @@ def _history_row(
         "message_offset": cause and cause.offset,
         "trace_id": trace_id_of(traceparent),
     }
-
-
-_COMMANDS: Final[Mapping[Ask, Callable[[Order], Message]]] = {
-    Ask.RESERVE: lambda order: StockReserve(
-        order_id=order.id,
-        lines=tuple(StockLine(sku=line.sku, quantity=line.quantity) for line in order.lines),
-    ),
-    Ask.COMMIT: lambda order: StockCommit(order_id=order.id),
-    Ask.RELEASE: lambda order: StockRelease(order_id=order.id),
-    Ask.CHARGE: lambda order: PaymentCharge(
-        order_id=order.id,
-        customer_id=order.customer_id,
-        currency=order.currency,
-        amount=order.total,
-        method=order.payment_method,
-    ),
-    Ask.CANCEL: lambda order: PaymentCancel(
-        order_id=order.id,
-        customer_id=order.customer_id,
-        currency=order.currency,
-        amount=order.total,
-    ),
-}
-
-
-def placed_event(order: Order) -> OrderPlaced:
-    """What everybody else is told when an order is placed."""
-    return OrderPlaced(
-        order_id=order.id,
-        checkout_id=order.checkout_id,
-        customer_id=order.customer_id,
-        currency=order.currency,
-        total=order.total,
-        lines=tuple(
-            OrderedLine(
-                sku=line.sku,
-                name=line.name,
-                quantity=line.quantity,
-                unit_price=line.unit_price,
-                total=line.total,
-            )
-            for line in order.lines
-        ),
-    )
-
-
-def final_event(order: Order) -> Message | None:
-    """What everybody else is told when an order has reached a final status; None before."""
-    common = {
-        "order_id": order.id,
-        "customer_id": order.customer_id,
-        "currency": order.currency,
-        "total": order.total,
-    }
-    if order.status == Status.CONFIRMED:
-        return OrderConfirmed(**common)
-    if order.status == Status.REJECTED:
-        return OrderRejected(reason=order.reason or "", **common)
-    if order.status == Status.CANCELLED:
-        return OrderCancelled(reason=order.reason or "", **common)
-    return None

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from order_service import models, repository, saga
 from order_service.commands import Placed, PlaceOrder, Result
 from order_service.models import CatalogueItem, Order, OrderLine
-from order_service.publishing import announcement, commands
+from order_service.publishing import announce_placed, commands
 from order_service.repository import Changes
 
 
@@ -71,6 +71,7 @@ class Placement:
         placed = {line.sku: line.quantity for line in order.lines}
         if (placed, order.currency) != (command.quantities, command.currency):
             return Problem("checkout_reused", "Start a new checkout for another basket.")
+        self._remember(command, order)
         return Placed(order, existed=True)
 
     def _refusal(self, command: PlaceOrder) -> Problem | None:
@@ -111,7 +112,7 @@ class Placement:
         order = change.order
         self.changes.placed.append(order)
         self.changes.history.append(change.history_row)
-        self.changes.outgoing += announcement(models.placed_event(order), order, now=self.now)
+        self.changes.outgoing.append(announce_placed(order, now=self.now))
         self.changes.outgoing += commands(order, saga.asks(order.saga), now=self.now)
         self._remember(command, order)
         return Placed(order)

@@ -15,12 +15,12 @@ from ecom_common.messages import Received
 from ecom_contracts.messages import ItemChanged, PaymentChanged, ReservationChanged
 from sqlalchemy.orm import Session
 
-from order_service import models, repository, saga
+from order_service import repository, saga
 from order_service.commands import Cancelled, CancelOrder, Command, PlaceOrder, Result
 from order_service.metrics import FINAL_SECONDS
 from order_service.models import Cause, Change, Order
 from order_service.placement import Placement
-from order_service.publishing import announcement, commands
+from order_service.publishing import announce_final, commands
 from order_service.repository import Changes
 from order_service.saga import Ask, Payment, Reason, Status
 from order_service.settings import Settings
@@ -196,9 +196,7 @@ class OrderDesk:
             changes.outgoing += commands(order, wanted - before[order.id], now=now, cause=cause)
             if not wanted:
                 FINAL_SECONDS.labels(order.status).observe((now - order.created_at).total_seconds())
-                changes.outgoing += announcement(
-                    models.final_event(order), order, now=now, cause=cause
-                )
+                changes.outgoing.append(announce_final(order, now=now, cause=cause))
             self._schedule(order, now=now)
 
     def _schedule(self, order: Order, *, now: datetime) -> None:
