@@ -25,6 +25,7 @@ from tests.support.databases import Databases
 from tests.support.orders import (
     A_TRACE,
     Store,
+    a_desk,
     a_wish,
     catalogue_of,
     emptied_stores,
@@ -383,3 +384,23 @@ def test_workers_that_take_in_the_same_items_at_once_agree(store: Store) -> None
 def _price(store: Store) -> int:
     result = store.run(a_wish({"cup": 1}))
     return int(getattr(result, "order").total)  # noqa: B009 - a Placed, or the test fails
+
+
+def test_what_becomes_of_an_order_is_logged_once_it_is_durable(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="order_service.reporting")
+    order_id = store.place({"tea": 1})
+    store.learn(stock(order_id, "refused", 1))
+    said = [(record.getMessage(), vars(record)["order_id"]) for record in caplog.records]
+    assert said == [("order placed", str(order_id)), ("order rejected", str(order_id))]
+
+
+def test_nothing_is_said_of_a_change_that_was_rolled_back(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="order_service.reporting")
+    with store.sessions() as session:
+        a_desk().handle_commands(session, [a_wish({"tea": 1})])
+        session.rollback()
+    assert caplog.records == []

@@ -213,7 +213,7 @@ def test_a_double_click_with_two_keys_is_one_order(store: Store, batches: int) -
     assert store.count("orders") == 1
     # The second key is as good as the first one from now on.
     again = placed(store.run(a_wish({"tea": 1}, idempotency_key=wishes[1].idempotency_key)))
-    assert (again.order.id, again.replayed) == (first.order.id, True)
+    assert (again.order.id, again.replayed, again.existed) == (first.order.id, True, True)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ CREATE TABLE idempotency_keys (
     key         text NOT NULL,
     fingerprint bytea NOT NULL,
     resource_id text NOT NULL,
+    created     boolean NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT db_now(),
     CONSTRAINT pk_idempotency_keys PRIMARY KEY (subject, operation, key)
 );

@@ -100,7 +100,9 @@ def _apply_with_retries(
             return results
         except Exception as error:
             trouble = classify(error)
-            if trouble is Trouble.UNEXPECTED:
+            if trouble is Trouble.UNEXPECTED or sql_state(error) == LOCK_NOT_AVAILABLE:
+                # Whoever has kept a lock for all of the lock time-out will keep it longer: the one that
+                # needs it must find out before its client gives up, and the others must not wait for it.
                 raise
             metrics.UNITS_RETRIED.labels(name, trouble.value).inc()
             if attempt == TRIES - 1:

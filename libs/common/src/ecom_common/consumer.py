@@ -57,7 +57,7 @@ class Consumer:
         self._held: list[Message] = []
         self._holds = 0
         self._retry_at = 0.0
-        kafka.subscribe(list(topics))
+        kafka.subscribe(list(topics), on_revoke=_forget_pause)
 
     def run_once(self, timeout_s: float) -> int:
         """Handle what has queued up, waiting at most `timeout_s` for the first; how many were handled."""
@@ -231,6 +231,12 @@ class Consumer:
         except KafkaException as error:
             # The partition may have moved to another worker; it will drop the repeats by its inbox.
             log.info("offsets not committed: %s", error)
+
+
+def _forget_pause(kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+    # The client remembers a pause beyond the assignment: a partition that moved away while a batch was held
+    # would come back deaf.
+    kafka.resume(partitions)
 
 
 def _is_its_own_fault(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -28,6 +29,8 @@ from ecom_common.tracing import continued, current_traceparent
 MAX_BODY_BYTES: Final = 64 * 1024
 GRACEFUL_STOP_S: Final = 10
 MAX_IDEMPOTENCY_KEY_CHARS: Final = 255
+# The escape of a NUL, and not an escaped backslash before the same letters.
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = logging.getLogger(__name__)
@@ -230,7 +233,7 @@ class _Exchange:
             orjson.loads(body)
         except orjson.JSONDecodeError:
             return Problem("malformed_body", "Send a JSON document in UTF-8.")
-        if rb"\u0000" in body:
+        if _NUL.search(body):
             return Problem("validation_failed", "Text must not hold NUL characters.")
         self._ahead.append({"type": "http.request", "body": body, "more_body": False})
         return None

@@ -20,7 +20,7 @@ from ecom_common.errors import Problem
 from ecom_common.tables import idempotency_keys
 
 _FIND = text(
-    "SELECT k.subject, k.operation, k.key, k.fingerprint, k.resource_id FROM idempotency_keys k "
+    "SELECT k.subject, k.operation, k.key, k.fingerprint, k.resource_id, k.created FROM idempotency_keys k "
     "JOIN unnest(CAST(:subjects AS text[]), CAST(:operations AS text[]), CAST(:keys AS text[])) "
     "AS wanted(subject, operation, key) USING (subject, operation, key)"
 )
@@ -44,6 +44,8 @@ class Stored:
 
     fingerprint: bytes
     resource_id: str
+    created: bool = True
+    """Whether the request made the resource, or found it there: a replay answers with the same status."""
 
 
 def fingerprint(body: Any) -> bytes:
@@ -62,7 +64,9 @@ def find(session: Session, keys: Collection[Key]) -> dict[Key, Stored]:
         "keys": [k.key for k in wanted],
     }
     return {
-        Key(row.subject, row.operation, row.key): Stored(bytes(row.fingerprint), row.resource_id)
+        Key(row.subject, row.operation, row.key): Stored(
+            bytes(row.fingerprint), row.resource_id, row.created
+        )
         for row in session.execute(_FIND, parameters)
     }
 
@@ -76,6 +80,7 @@ def store(session: Session, used: Mapping[Key, Stored]) -> None:
             "key": key.key,
             "fingerprint": used[key].fingerprint,
             "resource_id": used[key].resource_id,
+            "created": used[key].created,
         }
         for key in sorted(used)
     ]

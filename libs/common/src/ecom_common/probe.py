@@ -16,7 +16,9 @@ _REQUEST: Final = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection:
 def main() -> int:
     """0 ready; 1 not, with the answer on standard output, where `docker inspect` shows it."""
     try:
-        with socket.create_connection(("127.0.0.1", int(os.environ["HTTP_PORT"])), TIMEOUT_S) as peer:
+        with socket.create_connection(
+            ("127.0.0.1", int(os.environ["HTTP_PORT"])), TIMEOUT_S
+        ) as peer:
             peer.settimeout(TIMEOUT_S)
             peer.sendall(_REQUEST)
             answer = b"".join(iter(lambda: peer.recv(4096), b""))

@@ -6,6 +6,7 @@ one (outbox, inbox, idempotency, dead letters) reads and writes it by itself.
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -61,6 +62,7 @@ idempotency_keys = Table(
     Column("key", Text, primary_key=True),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("resource_id", Text, nullable=False),
+    Column("created", Boolean, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.db_now()),
     Index(None, "created_at"),
 )

@@ -61,7 +61,8 @@ class Placement:
         """Replay, find, refuse or place: in this order."""
         if (stored := self.used_keys.get(command.key)) is not None:
             refusal = idempotency.reused(stored, command.fingerprint)
-            return refusal or Placed(self.orders[UUID(stored.resource_id)], replayed=True)
+            known = self.orders[UUID(stored.resource_id)]
+            return refusal or Placed(known, replayed=True, existed=not stored.created)
         if command.checkout is not None and (order := self.by_checkout.get(command.checkout)):
             return self._same_checkout(command, order)
         refusal = self._refusal(command)
@@ -71,7 +72,7 @@ class Placement:
         placed = {line.sku: line.quantity for line in order.lines}
         if (placed, order.currency) != (command.quantities, command.currency):
             return Problem("checkout_reused", "Start a new checkout for another basket.")
-        self._remember(command, order)
+        self._remember(command, order, created=False)
         return Placed(order, existed=True)
 
     def _refusal(self, command: PlaceOrder) -> Problem | None:
@@ -114,11 +115,11 @@ class Placement:
         self.changes.history.append(change.history_row)
         self.changes.outgoing.append(announce_placed(order, now=self.now))
         self.changes.outgoing += commands(order, saga.asks(order.saga), now=self.now)
-        self._remember(command, order)
+        self._remember(command, order, created=True)
         return Placed(order)
 
-    def _remember(self, command: PlaceOrder, order: Order) -> None:
-        stored = Stored(command.fingerprint, str(order.id))
+    def _remember(self, command: PlaceOrder, order: Order, *, created: bool) -> None:
+        stored = Stored(command.fingerprint, str(order.id), created)
         # For the database, and for a twin further on in this very batch.
         self.changes.keys[command.key] = self.used_keys[command.key] = stored
         self.orders[order.id] = order

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 
 from order_service import repository, saga
 from order_service.commands import Cancelled, CancelOrder, Command, PlaceOrder, Result
-from order_service.metrics import FINAL_SECONDS
 from order_service.models import Cause, Change, Order
 from order_service.placement import Placement
 from order_service.publishing import announce_final, commands
+from order_service.reporting import report_when_durable
 from order_service.repository import Changes
 from order_service.saga import Ask, Payment, Reason, Status
 from order_service.settings import Settings
@@ -48,6 +48,7 @@ class OrderDesk:
         results.update(self._place(session, places, changes, now=now))
         results.update(self._cancel(session, cancels, changes, now=now))
         repository.save(session, changes)
+        report_when_durable(session, changes)
         return [results[id(command)] for command in batch]
 
     def learn(self, session: Session, messages: Sequence[Received]) -> None:
@@ -67,6 +68,7 @@ class OrderDesk:
                 causes[order.id] = cause
         self._follow_up(changes, before, now=now, causes=causes)
         repository.save(session, changes)
+        report_when_durable(session, changes)
 
     def take_in_catalogue(self, session: Session, messages: Sequence[Received]) -> None:
         """Keep the read model of the catalogue; of several states of one SKU the newest counts."""
@@ -105,6 +107,7 @@ class OrderDesk:
             if order.id not in changes.touched:
                 self._ask_again(order, changes, now=now)
         repository.save(session, changes)
+        report_when_durable(session, changes)
         return len(orders)
 
     def lift_flag(
@@ -118,6 +121,7 @@ class OrderDesk:
             return False
         self._lift(order, changes, actor=actor, now=now, note=note)
         repository.save(session, changes)
+        report_when_durable(session, changes)
         return True
 
     def _place(
@@ -195,7 +199,6 @@ class OrderDesk:
             wanted = saga.asks(order.saga)
             changes.outgoing += commands(order, wanted - before[order.id], now=now, cause=cause)
             if not wanted:
-                FINAL_SECONDS.labels(order.status).observe((now - order.created_at).total_seconds())
                 changes.outgoing.append(announce_final(order, now=now, cause=cause))
             self._schedule(order, now=now)
 
