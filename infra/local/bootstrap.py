@@ -36,6 +36,7 @@ REQUIREMENTS = {
 OWN_PACKAGES = [
     "libs/contracts",
     "libs/common",
+    "libs/audit",
     "services/order_service",
     "services/inventory_service",
     "services/payment_service",

@@ -173,6 +173,25 @@ def test_a_twin_that_commits_between_look_and_insert_is_found_at_the_next_try(
     assert notes_in(database) == ["twin"]
 
 
+def test_a_lock_that_somebody_keeps_fails_its_command_after_one_wait_and_no_other(
+    database: Database,
+) -> None:
+    apply_batch(database.sessions, write, [Note("row")], name="test")
+    waits = []
+
+    def wait(session: Session) -> None:
+        waits.append(1)
+        session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        _lock(session, "row")
+
+    with database.holding("SELECT id FROM effects WHERE note = 'row' FOR UPDATE"):
+        notes = [Note("a"), Note("b", wait), Note("c")]
+        first, second, third = apply_batch(database.sessions, write, notes, name="test")
+    assert (first, third) == ("written", "written")
+    assert isinstance(second, Failed)
+    assert len(waits) == 2, "once with the others and once alone"
+
+
 def test_a_unique_violation_that_never_ends_fails_its_command_alone(database: Database) -> None:
     def again(session: Session) -> None:
         session.execute(text("INSERT INTO effects (note) VALUES ('a')"))

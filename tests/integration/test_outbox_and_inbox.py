@@ -140,7 +140,7 @@ def test_old_ids_are_forgotten_a_few_at_a_time_and_new_ones_kept(database: Datab
 def test_a_key_finds_what_it_stands_for_and_only_for_its_subject_and_operation(
     database: Database,
 ) -> None:
-    key, stored = Key("alice", "place", "k'1\"%s"), Stored(b"\0\1\2", "order 1")
+    key, stored = Key("alice", "place", "k'1\"%s"), Stored(b"\0\1\2", "order 1", created=False)
     with database.sessions.begin() as session:
         idempotency.store(session, {key: stored})
     with database.sessions() as session:

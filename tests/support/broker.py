@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 from ecom_common import kafka
 from ecom_common.settings import KafkaSettings
@@ -57,7 +59,7 @@ class Broker:
         self.admin.create_topics([new])[topic].result(TIMEOUT_S)
         eventually(lambda: topic in self.admin.list_topics(timeout=TIMEOUT_S).topics)
 
-    def producer(self, *, delivery_timeout_ms: int = 3_000) -> Producer:
+    def producer(self, *, delivery_timeout_ms: int = kafka.DELIVERY_TIMEOUT_MS) -> Producer:
         return kafka.make_producer(
             self.settings, client_id="tests", delivery_timeout_ms=delivery_timeout_ms
         )
@@ -106,9 +108,21 @@ class Broker:
         finally:
             reader.close()
 
-    def group(self) -> str:
-        """The name of a new consumer group."""
-        return f"group-{os.getpid()}-{next(_NUMBERS)}"
+    def group(self, *, session_timeout_ms: int = 1_000) -> str:
+        """The name of a new consumer group, whose dead members are noticed soon."""
+        name = f"group-{os.getpid()}-{next(_NUMBERS)}"
+        timeouts = {
+            "consumer.session.timeout.ms": session_timeout_ms,
+            "consumer.heartbeat.interval.ms": 300,
+        }
+        entries = [
+            ConfigEntry(option, str(value), incremental_operation=AlterConfigOpType.SET)
+            for option, value in timeouts.items()
+        ]
+        resource = ConfigResource(ResourceType.GROUP, name, incremental_configs=entries)
+        for future in self.admin.incremental_alter_configs([resource]).values():
+            future.result(TIMEOUT_S)
+        return name
 
 
 def _read_partition(reader: Consumer, start: TopicPartition) -> list[Record]:

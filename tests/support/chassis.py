@@ -11,10 +11,12 @@ import psycopg2
 from ecom_common import outbox
 from ecom_common.database import Sessions, make_engine, make_sessions
 from ecom_common.ids import new_id
+from ecom_common.messages import Received
 from ecom_common.outbox import Outgoing
 from ecom_contracts.envelope import Envelope, encode
 from ecom_contracts.messages import StockCommit
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from tests.support.databases import Databases
 
@@ -72,8 +74,8 @@ class Database:
         self.as_superuser(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS true")
 
     def empty(self) -> None:
-        """Forget what an earlier test has left, the connections that it has cut included."""
-        self.sessions.kw["bind"].dispose()
+        """Forget what an earlier test has left."""
+        self.reconnect()
         tables = ("effects", "outbox", "inbox", "idempotency_keys", "dead_letters")
         self.as_owner("; ".join(f"DELETE FROM {table}" for table in tables))
 
@@ -87,6 +89,20 @@ class Database:
     def publish(self, *messages: Outgoing) -> None:
         with self.sessions.begin() as session:
             outbox.publish(session, messages)
+
+    def reconnect(self) -> None:
+        """Forget the connections that were cut."""
+        self.sessions.kw["bind"].dispose()
+
+    def letters(self) -> list[Any]:
+        with self.sessions() as session:
+            return list(session.execute(text("SELECT * FROM dead_letters ORDER BY id")))
+
+    def outgoing(self) -> list[tuple[str, str, bytes]]:
+        """Topic, key and payload of what is in the outbox, in order."""
+        with self.sessions() as session:
+            rows = session.execute(text("SELECT topic, key, payload FROM outbox ORDER BY id"))
+            return [(row.topic, row.key, bytes(row.payload)) for row in rows]
 
     def waiting(self) -> list[str]:
         """The payloads in the outbox, in order, as text."""
@@ -106,6 +122,15 @@ def a_database(databases: Databases) -> Iterator[Database]:
         yield database
     finally:
         engine.dispose()
+
+
+def leave_effects(session: Session, messages: Sequence[Received]) -> None:
+    """A handler: one row in `effects` for each message."""
+    for message in messages:
+        session.execute(
+            text("INSERT INTO effects (message_id, key) VALUES (:id, :key)"),
+            {"id": message.envelope.id, "key": message.envelope.subject},
+        )
 
 
 def a_message(order_id: UUID | None = None, *, message_id: UUID | None = None) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import httpx
-from ecom_local.instance import Instance
+from ecom_local.platform import Shopfront
 
 FINAL: Final = ("confirmed", "rejected", "cancelled")
 STAFF_SCOPES: Final = (
@@ -18,10 +18,10 @@ CUSTOMER_SCOPES: Final = "orders:read orders:write"
 
 @dataclass
 class Shop:
-    """Talks to one instance as customers and as staff. Not for use by several threads at once,
+    """Talks to one platform as customers and as staff. Not for use by several threads at once,
     except for `place` and `cancel`: httpx clients are thread-safe."""
 
-    instance: Instance
+    platform: Shopfront
     http: httpx.Client = field(
         default_factory=lambda: httpx.Client(
             timeout=40, limits=httpx.Limits(max_connections=150, max_keepalive_connections=150)
@@ -30,11 +30,11 @@ class Shop:
     _tokens: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def url(self, service: str, path: str) -> str:
-        return self.instance.url(service) + path
+        return self.platform.url(service) + path
 
     def auth(self, sub: str, scope: str = CUSTOMER_SCOPES) -> dict[str, str]:
         if (sub, scope) not in self._tokens:
-            self._tokens[sub, scope] = self.instance.token(sub=sub, scope=scope)
+            self._tokens[sub, scope] = self.platform.token(sub=sub, scope=scope)
         return {"Authorization": f"Bearer {self._tokens[sub, scope]}"}
 
     @property
@@ -154,9 +154,10 @@ def until(
     *,
     timeout_s: float,
     about: Callable[[], object] = lambda: "",
+    every_s: float = 0.02,
 ) -> None:
     """Wait for `condition` with a deadline; what is `about` it goes into the failure."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {about()}"
-        time.sleep(0.02)
+        time.sleep(every_s)

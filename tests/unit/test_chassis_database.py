@@ -12,15 +12,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 
 class PostgresError(psycopg2.DatabaseError):
-    """An error as the server reports it: psycopg2 sets the state of its own errors only."""
+    """An error as the server reports it; psycopg2 lets nobody else set the state."""
+
+    pgcode: Any = None
 
     def __init__(self, state: str) -> None:
         super().__init__(f"error {state}")
-        self.state = state
-
-    @property
-    def pgcode(self) -> Any:
-        return self.state
+        self.pgcode = state
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01", "55P03", "57014", "23505"])

@@ -101,6 +101,10 @@ def test_a_number_that_no_computer_counts_to_is_a_problem(api: httpx.Client) -> 
 def test_text_that_postgres_cannot_hold_is_refused_wherever_it_stands(api: httpx.Client) -> None:
     body = api.post("/v1/teas", json=TEA | {"name": "a\0b"}, headers=KEY)
     assert_problem(body, "validation_failed")
+    escaped = api.post("/v1/teas", json=TEA | {"name": "a\\\0b"}, headers=KEY)
+    assert_problem(escaped, "validation_failed")
+    looks_alike = api.post("/v1/teas", json=TEA | {"name": "a\\u0000b"}, headers=KEY)
+    assert looks_alike.status_code == 201
     assert_problem(api.get("/v1/teas?cursor=%00"), "validation_failed")
     assert_problem(api.get("/v1/teas/%00"), "not_found")
 

@@ -52,8 +52,9 @@ def test_a_line_is_one_line() -> None:
 
 
 def test_an_error_comes_with_its_stack_and_without_the_values_in_it() -> None:
+    prices: dict[str, int] = {}
     try:
-        {}[CARD]
+        prices[CARD]
     except KeyError as error:
         line = _line("unhandled: %s", describe(error), exc_info=error)
     assert line["error"] == "KeyError: '<card number>'"

@@ -151,7 +151,7 @@ class Model:
 
 
 KEYS = st.sampled_from("abcde")
-STEPS = st.one_of(
+STEPS: st.SearchStrategy[tuple[str, object]] = st.one_of(
     st.tuples(st.just("insert"), KEYS),
     st.tuples(st.just("commit"), KEYS),
     st.tuples(st.just("pass"), st.sampled_from([0.1, 1.0, 5.0, 16.0, 61.0])),

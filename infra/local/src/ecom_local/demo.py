@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from ecom_local.errors import LocalError
-from ecom_local.instance import Instance
 from ecom_local.parts import SERVICES
+from ecom_local.platform import Shopfront
 from ecom_local.shop import Json, Refused, Shop, new_key
 
 CURRENCY = "EUR"
@@ -113,9 +113,9 @@ STORIES = [
 ]
 
 
-def run(instance: Instance, console: Console) -> int:
+def run(platform: Shopfront, console: Console) -> int:
     """Play all stories; the exit code says whether each ended as it must."""
-    demo = Demo(Shop(instance, customer="demo-customer"), console)
+    demo = Demo(Shop(platform, customer="demo-customer"), console)
     failures: list[str] = []
     try:
         demo.seed()
@@ -123,7 +123,7 @@ def run(instance: Instance, console: Console) -> int:
             failures += demo.play(number, story)
     finally:
         demo.shop.close()
-    _close(instance, console, failures)
+    _close(platform, console, failures)
     return 1 if failures else 0
 
 
@@ -249,7 +249,7 @@ def _money(minor: int) -> str:
     return f"{minor // 100}.{minor % 100:02} {CURRENCY}"
 
 
-def _close(instance: Instance, console: Console, failures: list[str]) -> None:
+def _close(platform: Shopfront, console: Console, failures: list[str]) -> None:
     if failures:
         console.print(
             f"\n[red bold]{len(failures)} things are not as they must be.[/] See scripts/logs."
@@ -258,7 +258,7 @@ def _close(instance: Instance, console: Console, failures: list[str]) -> None:
         console.print(f"\n[green bold]All {len(STORIES)} orders ended as they must.[/]")
     console.print("\nThe platform keeps running. Its APIs, with documentation to try them from:")
     for service in SERVICES:
-        console.print(f"  {service:<10} {instance.url(service)}/docs")
+        console.print(f"  {service:<10} {platform.url(service)}/docs")
     console.print(
         '  a token    scripts/token --sub alice --scope "orders:read orders:write"\n'
         "  look       scripts/status, scripts/logs -f\n"

@@ -7,15 +7,18 @@ with Instance(tmp_path, ports=Ports.free()) as instance:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ecom_local import downloads, environment, starting, stopping, tokens
+from ecom_local import downloads, environment, postgres, starting, stopping, tokens
 from ecom_local.control import Supervisor
-from ecom_local.parts import PARTS
+from ecom_local.parts import PARTS, Database
+from ecom_local.passwords import SUPERUSER
 from ecom_local.paths import FLYWAY_COMMAND, Layout
+from ecom_local.platform import Command
 from ecom_local.ports import HOST, Ports
 from ecom_local.site import Say, Site, stored_ports
 
@@ -72,6 +75,9 @@ class Instance:
     def start_all(self) -> None:
         self.start(*PARTS)
 
+    def start_databases(self) -> None:
+        self.start("postgres")
+
     def restart(self, part: str) -> None:
         """Stop one part in its orderly way, start it, and wait until it is ready."""
         if self.is_running():
@@ -90,9 +96,18 @@ class Instance:
         if wipe:
             stopping.wipe(self._site)
 
+    def stop_services(self) -> None:
+        """Stop all our own processes; Postgres and Kafka go on."""
+        if self.is_running():
+            self.stop(*(part.name for part in PARTS.values() if part.service))
+
     def migrate(self) -> None:
         """Run the migrations of all databases; Postgres must run."""
         self._site.migrate()
+
+    def provision(self, database: Database) -> None:
+        """Make the database and its roles, where they are missing."""
+        postgres.run_roles(database, self.ports.postgres, self._site.passwords)
 
     # ---- asking
 
@@ -117,6 +132,25 @@ class Instance:
 
     def token(self, *, sub: str, scope: str, lifetime_s: int = 3600) -> str:
         return tokens.mint(sub=sub, scope=scope, lifetime_s=lifetime_s, home=self.layout.home)
+
+    def postgres_command(self, database: Database, program: str, *arguments: str) -> Command:
+        """A program of PostgreSQL as superuser."""
+        address = [f"--host={HOST}", f"--port={self.ports.postgres}", f"--username={SUPERUSER}"]
+        return Command(
+            [str(postgres.binary(program)), *address, *arguments],
+            {"PGPASSWORD": self._site.passwords[SUPERUSER]},
+        )
+
+    def service_command(self, service: str, *arguments: str) -> Command:
+        """Python with the environment that the service's worker has."""
+        own = environment.for_service(
+            PARTS[f"{service}-worker"],
+            layout=self.layout,
+            ports=self.ports,
+            passwords=self._site.passwords,
+            extra=self._site.extra,
+        )
+        return Command([sys.executable, *arguments], own)
 
     @property
     def kafka_bootstrap(self) -> str:

@@ -106,10 +106,7 @@ def class_path(name: str) -> list[Path]:
 
 def missing(names: Iterable[str] = tuple(PIN_FILES)) -> list[tuple[str, Pin]]:
     return [
-        (name, pin)
-        for name in names
-        for pin in read_pins(name)
-        if not _place(name, pin).exists()
+        (name, pin) for name in names for pin in read_pins(name) if not _place(name, pin).exists()
     ]
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ecom_local.containers import Containers, service_names
 from ecom_local.errors import LocalError
 from ecom_local.parts import PARTS
-from ecom_local.paths import Layout
+from ecom_local.paths import REPOSITORY, Layout
 
 _POLL_S = 0.2
 _TAIL_BYTES = 256 * 1024
@@ -41,6 +43,26 @@ def show(
             _print(name, width, tail.new(), raw)
         sys.stdout.flush()
         time.sleep(_POLL_S)
+
+
+def show_containers(
+    containers: Containers, parts: Sequence[str], *, lines: int, follow: bool, raw: bool = False
+) -> None:
+    """The same of containers; docker collects and prefixes them."""
+    known = containers.services()
+    names = [name for part in parts for name in service_names(part, known)]
+    command = containers.logs_command(names, lines=lines, follow=follow)
+    with subprocess.Popen(
+        command.arguments,
+        env=command.whole_environment,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stdout or ():
+            head, bar, text = line.rstrip("\n").partition(" | ")
+            for shown in [text] if raw or not bar else readable(text):
+                print(f"{head}{bar}{shown}", flush=follow)
 
 
 def _print(name: str, width: int, lines: Iterable[str], raw: bool) -> None:

@@ -21,6 +21,11 @@ class Database:
     service_role: str
     migrations: Path
 
+    @property
+    def prefix(self) -> str:
+        """Its key in DATABASES, and the start of its roles' names."""
+        return self.owner.removesuffix("_owner")
+
 
 def _database(name: str, prefix: str, migrations: str) -> Database:
     return Database(

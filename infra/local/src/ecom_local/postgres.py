@@ -100,7 +100,7 @@ def provision(layout: Layout, ports: Ports, passwords: Mapping[str, str]) -> lis
     content = _provision_key(passwords)
     if new or not stamp.exists() or stamp.read_text() != content:
         for database in DATABASES.values():
-            _run_roles(database, ports.postgres, passwords)
+            run_roles(database, ports.postgres, passwords)
         write_private(stamp, content)
     return new
 
@@ -123,7 +123,8 @@ def _provision_key(passwords: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _run_roles(database: Database, port: int, passwords: Mapping[str, str]) -> None:
+def run_roles(database: Database, port: int, passwords: Mapping[str, str]) -> None:
+    """Make the database and its two roles, where they are missing, and set their passwords."""
     environment = {
         "PGHOST": HOST,
         "PGPORT": str(port),

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from ecom_local.errors import LocalError
-from ecom_local.instance import Instance
+from ecom_local.platform import Shopfront
 
 CUSTOMER_SCOPES = "orders:read orders:write"
 OPERATOR_SCOPES = "inventory:read inventory:write"
@@ -37,13 +37,13 @@ class Refused(LocalError):
 class Shop:
     """A customer's view of the order service and an operator's view of the inventory."""
 
-    def __init__(self, instance: Instance, *, customer: str) -> None:
+    def __init__(self, platform: Shopfront, *, customer: str) -> None:
         # Proxies of the environment are not meant for 127.0.0.1.
         self._http = httpx.Client(timeout=_TIMEOUT_S, trust_env=False)
-        self._orders = f"{instance.url('order')}/v1/orders"
-        self._items = f"{instance.url('inventory')}/v1/items"
-        self._customer = _bearer(instance.token(sub=customer, scope=CUSTOMER_SCOPES))
-        self._operator = _bearer(instance.token(sub="demo-operator", scope=OPERATOR_SCOPES))
+        self._orders = f"{platform.url('order')}/v1/orders"
+        self._items = f"{platform.url('inventory')}/v1/items"
+        self._customer = _bearer(platform.token(sub=customer, scope=CUSTOMER_SCOPES))
+        self._operator = _bearer(platform.token(sub="demo-operator", scope=OPERATOR_SCOPES))
 
     def close(self) -> None:
         self._http.close()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from ecom_local import leftovers
+from ecom_local.containers import Container, Containers
 from ecom_local.control import ProgramState
 from ecom_local.instance import Instance
 from ecom_local.parts import PARTS, Part
@@ -47,13 +50,28 @@ def collect(instance: Instance) -> list[PartStatus]:
     return [*rows, own]
 
 
+def collect_containers(containers: Containers) -> list[PartStatus]:
+    """One row per container, and one for each that is missing."""
+    with ThreadPoolExecutor() as pool:
+        memory = pool.submit(containers.memory_mib)
+        wanted = pool.submit(containers.services)
+        found = containers.find()
+        missing = sorted(set(wanted.result()) - {container.service for container in found})
+        used = memory.result()
+    rows = [_container_row(container, used.get(container.id[:12])) for container in found]
+    return rows + [
+        PartStatus(name, "STOPPED", None, 0, None, False, None, None) for name in missing
+    ]
+
+
 def healthy(rows: Sequence[PartStatus]) -> bool:
     return all(row.healthy for row in rows)
 
 
-def to_dict(instance: Instance, rows: Sequence[PartStatus]) -> dict[str, object]:
+def to_dict(home: Path, rows: Sequence[PartStatus], *, runs: str) -> dict[str, object]:
     return {
-        "home": str(instance.layout.home),
+        "home": str(home),
+        "runs": runs,
         "healthy": healthy(rows),
         "memory_mib": round(_total_mib(rows), 1),
         "parts": [asdict(row) for row in rows],
@@ -103,6 +121,20 @@ def _row(part: Part, state: ProgramState, instance: Instance) -> PartStatus:
         healthy=bool(state.pid) and problem is None,
         problem=problem,
         memory_mib=_memory_mib(state.pid) if state.pid else None,
+    )
+
+
+def _container_row(container: Container, memory_mib: float | None) -> PartStatus:
+    uptime = datetime.now(UTC) - container.started_at
+    return PartStatus(
+        part=container.name,
+        state=container.state.upper(),
+        pid=container.pid,
+        uptime_s=int(uptime.total_seconds()) if container.is_running else 0,
+        port=container.port,
+        healthy=container.problem is None,
+        problem=container.problem,
+        memory_mib=memory_mib,
     )
 
 
