@@ -6,7 +6,7 @@ import random
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,42 +39,38 @@ def _audit(instance: Instance, *arguments: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _load(shop: Shop, orders: int) -> Iterator[list[str]]:
-    """Bought, out of stock, declined, cancelled at any moment; ids of orders, whole at the end."""
+def _load(shop: Shop, orders: int) -> Iterator[list[Future[str]]]:
+    """Bought, out of stock, declined, cancelled at any moment; what will be the ids of the orders."""
     plenty, scarce = shop.item(stock=10_000), shop.item(stock=orders // 10)
     moments = random.Random(11)
-    placed: list[str] = []
 
-    def buy(number: int) -> None:
+    def buy(number: int) -> str:
         order = shop.place(
             {plenty: 1 + number % 3, (scarce if number % 4 == 0 else plenty): 1},
             customer=f"buyer-{number % BUYERS}",
             payment_method=METHODS[number % len(METHODS)],
         )
-        placed.append(order["id"])
         if number % 3 == 0:
             # By chance before, between or after what the order and its participants do.
             time.sleep(moments.choice([0, 0.02, 0.05, 0.2, 1]))
             shop.cancel(order["id"], customer=f"buyer-{number % BUYERS}")
+        return str(order["id"])
 
     with ThreadPoolExecutor(BUYERS) as buyers:
-        done = [buyers.submit(buy, number) for number in range(orders)]
-        yield placed
-        for one in done:
-            one.result()
+        yield [buyers.submit(buy, number) for number in range(orders)]
 
 
 @pytest.mark.timeout(300)
 def test_a_mixed_load_is_clean_while_it_runs_and_afterwards(shop: Shop, instance: Instance) -> None:
     looked = 0
     with _load(shop, 400) as placed:
-        while len(placed) < 400:
+        while not all(order.done() for order in placed):
             document = _audit(instance)
             assert document["violations"] == []
             looked += 1
     assert looked >= 1
-    for order_id in placed:
-        shop.until_final(order_id, timeout_s=120)
+    for order in placed:
+        shop.until_final(order.result(), timeout_s=120)
     document = _audit(instance)
     assert document["violations"] == []
     assert document["orders"] >= 400

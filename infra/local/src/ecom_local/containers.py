@@ -162,7 +162,7 @@ class Containers:
     def memory_mib(self) -> dict[str, float]:
         """What each running container uses, by the start of its id; docker needs two seconds for it."""
         lines = self._output("stats", "--no-stream", "--format", "json").splitlines()
-        return {row["ID"]: _mib(row["MemUsage"].split("/")[0]) for row in map(json.loads, lines)}
+        return {row["ID"]: mib(row["MemUsage"].split("/")[0]) for row in map(json.loads, lines)}
 
     def url(self, service: str) -> str:
         for container in self.find():
@@ -238,7 +238,7 @@ def _cluster(prefix: str) -> str:
 _UNITS = {"B": 1 / 1024**2, "KiB": 1 / 1024, "MiB": 1.0, "GiB": 1024.0}
 
 
-def _mib(text: str) -> float:
+def mib(text: str) -> float:
     """As docker writes it: 38.75MiB."""
     number = text.strip().rstrip("KMGiB")
     return float(number) * _UNITS[text.strip()[len(number) :]]

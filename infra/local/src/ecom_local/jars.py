@@ -104,14 +104,18 @@ def class_path(name: str) -> list[Path]:
     return [_place(name, pin) for pin in read_pins(name)]
 
 
-def missing(names: Iterable[str] = tuple(PIN_FILES)) -> list[tuple[str, Pin]]:
+def missing(names: Iterable[str] | None = None) -> list[tuple[str, Pin]]:
+    """The pinned jars that are not there, of all programs or of `names`."""
     return [
-        (name, pin) for name in names for pin in read_pins(name) if not _place(name, pin).exists()
+        (name, pin)
+        for name in names or PIN_FILES
+        for pin in read_pins(name)
+        if not _place(name, pin).exists()
     ]
 
 
-def fetch(progress: Progress = print, names: Iterable[str] = tuple(PIN_FILES)) -> None:
-    """Download every pinned jar of `names` that is not there yet.
+def fetch(progress: Progress = print, names: Iterable[str] | None = None) -> None:
+    """Download every pinned jar, of all programs or of `names`, that is not there yet.
 
     A jar gets its name only after its checksum was verified, so one that is there is whole; running
     again after an interruption fetches the rest.
@@ -254,7 +258,7 @@ def main(arguments: Sequence[str]) -> int:
     match list(arguments):
         case ["fetch", *names] if set(names) <= set(PIN_FILES):
             try:
-                fetch(names=names or PIN_FILES)
+                fetch(names=names)
             except DownloadError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1

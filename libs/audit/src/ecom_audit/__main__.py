@@ -113,7 +113,7 @@ def _urls(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="audit",
+        prog="scripts/audit",
         description="Look at the three databases and the provider's book, changing nothing, and say what "
         "does not hold. What is on its way is not held against anybody.",
         epilog=_EPILOG,
