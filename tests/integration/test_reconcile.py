@@ -73,13 +73,10 @@ def test_an_open_order_whose_deadline_passed_while_it_was_away_is_not_given_up(
     assert "timed_out" not in store.changes(order_id)
 
 
-def test_every_order_is_found_however_many_there_are(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(orders, "AT_ONCE", 2)
+def test_every_order_is_found_however_many_there_are(store: Store) -> None:
     placed = [store.place({"tea": 1}) for _ in range(5)]
 
-    assert [i for page in orders.all_orders(store.sessions) for i in page] == placed
+    assert [i for page in orders.all_orders(store.sessions, at_once=2) for i in page] == placed
 
 
 def test_what_is_unknown_is_given_back_and_what_is_ours_is_not(store: Store) -> None:

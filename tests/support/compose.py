@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 from ecom_local import tokens
 from ecom_local.environment import inherited
@@ -61,15 +61,16 @@ POLL_S: Final = 0.1
 
 def why_no_engine() -> str | None:
     """Why containers cannot be tested here, or None when they can."""
-    try:
-        with connected() as engine:
-            engine.ping()
-    except DockerException as error:
-        return f"no Docker engine answers: {error}"
-    try:
-        subprocess.run(["docker", "compose", "version"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"docker has no compose: {error}"
+    for command, problem in {
+        ("docker", "version"): "no Docker engine answers",
+        ("docker", "compose", "version"): "docker has no compose",
+    }.items():
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except OSError as error:
+            return f"{problem}: {error}"
+        except subprocess.CalledProcessError as error:
+            return f"{problem}: {error.stderr.strip()}"
     return None
 
 

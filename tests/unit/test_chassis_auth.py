@@ -77,8 +77,8 @@ def test_a_token_without_a_required_claim_is_refused(issuer: Issuer, claim: str)
     "claims",
     [
         {"exp": time.time() - LEEWAY_S - 5},
-        {"nbf": time.time() + LEEWAY_S + 300},
-        {"iat": time.time() + LEEWAY_S + 300},
+        {"nbf": time.time() + 86_400},
+        {"iat": time.time() + 86_400},
         {"aud": "another"},
         {"aud": ["another", "third"]},
         {"iss": "https://evil.example"},

@@ -34,7 +34,8 @@ IDLE_POLL_S: Final = 0.01
 """How long an idle loop waits for a message before it looks into the outbox again."""
 LIVE_WITHIN_S: Final = 30.0
 """A loop that has been in one step for this long is stuck."""
-SIDE_JOB_STOP_S: Final = 15.0
+SIDE_JOB_STOP_S: Final = 8.0
+"""With two rounds of a broker that hangs (5 s each) the process still ends within 20 s."""
 LAG_EVERY_S: Final = 5.0
 
 log = logging.getLogger(__name__)

@@ -121,13 +121,13 @@ def _undoing(one: Unknown, *, now: datetime) -> list[Outgoing]:
     ]
 
 
-def all_orders(sessions: Sessions) -> Iterable[Sequence[UUID]]:
-    """The ids of all orders, the oldest first, some at a time."""
+def all_orders(sessions: Sessions, *, at_once: int = AT_ONCE) -> Iterable[Sequence[UUID]]:
+    """The ids of all orders, the oldest first, so many at a time."""
     last = _FIRST
     while True:
         with sessions() as session:
             page = session.scalars(
-                select(Order.id).where(Order.id > last).order_by(Order.id).limit(AT_ONCE)
+                select(Order.id).where(Order.id > last).order_by(Order.id).limit(at_once)
             ).all()
         if not page:
             return

@@ -208,8 +208,10 @@ def count_flagged(session: Session) -> int:
 
 
 def count_stuck(session: Session) -> int:
-    """How many orders are open although their deadline has passed a minute ago."""
-    overdue = Order.deadline_at < func.db_now() - text("interval '1 minute'")
+    """How many orders are open, and were left alone, although their deadline has passed a minute ago."""
+    # A confirmed order that is cancelled after its deadline has all the time it needs from then on.
+    left_since = func.greatest(Order.deadline_at, Order.updated_at)
+    overdue = left_since < func.db_now() - text("interval '1 minute'")
     return session.scalar(select(func.count()).select_from(Order).where(_IS_OPEN, overdue)) or 0
 
 
