@@ -7,6 +7,8 @@ Source: https://www.w3.org/TR/trace-context/ §3.2.
 
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -36,3 +38,15 @@ def trace_id_of(traceparent: str | None) -> str | None:
     if match is None or match[1] == _NO_TRACE or match[2] == _NO_SPAN:
         return None
     return match[1]
+
+
+@contextmanager
+def about_order(order_id: str, traceparent: str | None) -> Iterator[None]:
+    """What is logged inside is about this order, in its trace; and nothing after it."""
+    order_token = current_order_id.set(order_id)
+    trace_token = current_traceparent.set(traceparent)
+    try:
+        yield
+    finally:
+        current_order_id.reset(order_token)
+        current_traceparent.reset(trace_token)

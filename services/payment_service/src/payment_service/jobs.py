@@ -19,7 +19,7 @@ from ecom_common.batch import Failed, apply_batch
 from ecom_common.database import Sessions, Trouble, backoff_s, classify
 from ecom_common.errors import DependencyDown
 from ecom_common.logs import describe
-from ecom_common.tracing import current_order_id, current_traceparent
+from ecom_common.tracing import about_order
 
 from payment_service import metrics, service
 from payment_service.provider import Outcome, Provider, ProviderError, ProviderTimeout
@@ -62,8 +62,11 @@ class JobSettings:
 
 def ask(provider: Provider, job: Job) -> Result:
     """Ask the provider once. Never raises: whatever goes wrong is an unknown outcome."""
-    current_order_id.set(str(job.order_id))
-    current_traceparent.set(job.traceparent)
+    with about_order(str(job.order_id), job.traceparent):
+        return _ask(provider, job)
+
+
+def _ask(provider: Provider, job: Job) -> Result:
     reference = job.reference
     try:
         # Also before a cancel: a charge that the provider has never seen has no fence yet, and a late
