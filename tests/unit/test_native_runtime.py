@@ -3,6 +3,7 @@
 import configparser
 import json
 from pathlib import Path
+from uuid import UUID
 
 import jwt
 import pytest
@@ -10,6 +11,7 @@ from ecom_local import control, jars, logs, tokens
 from ecom_local.control import Program
 from ecom_local.errors import DownloadError, LocalError
 from ecom_local.jars import Coordinate, Pin
+from ecom_local.kafka import new_cluster_id
 from ecom_local.paths import Layout
 from ecom_local.ports import Ports
 
@@ -116,3 +118,9 @@ def test_json_logs_become_readable_and_others_stay() -> None:
     assert logs.readable(line) == ["2026-01-02T03:04:05.678 ERROR   no  n=1", "    a", "    b"]
     assert logs.readable("plain") == ["plain"]
     assert logs.readable("{broken") == ["{broken"]
+
+
+def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+    drawn = iter([UUID(bytes=b"\xf8" + bytes(15)), UUID(bytes=b"\xfb" + bytes(15)), UUID(int=0)])
+
+    assert new_cluster_id(lambda: next(drawn)) == "A" * 22

