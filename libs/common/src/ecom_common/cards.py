@@ -2,8 +2,8 @@
 
 A run of digits is a card number when issuer prefix, length and check digit all fit (ISO/IEC 7812). The
 check digit alone would refuse one in ten EAN-13 codes, so SKUs are not looked at, and elsewhere the
-prefix and length must fit as well. UUIDs are no card numbers either: one in five hundred random ones has
-digits that would pass.
+prefix and length must fit as well. UUIDs and hashes are no card numbers either, with dashes or without: one
+in some hundred to thousand random ones has digits that would pass, and they are what keys are made of.
 """
 
 import re
@@ -18,10 +18,13 @@ _DIGIT_RUN: Final = re.compile(rf"\d(?:{_SEPARATORS}\d){{12,}}")
 _DIGIT_GROUP: Final = re.compile(r"\d+")
 _LENGTHS: Final = range(13, 20)
 
-# A letter is asked for, because nobody writes a card number with one; of random UUIDs all but one in three
-# million have one.
-_UUID: Final = re.compile(
-    r"\b(?=[0-9-]*[a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE
+# UUIDs, and hexadecimal words as long. A letter is asked for, because nobody writes a card number with one; of
+# random UUIDs all but one in three million have one. It is looked for no farther than a UUID is long, or a long
+# text of short words would take quadratic time.
+_RANDOM_ID: Final = re.compile(
+    r"(?<![0-9a-z])(?=[0-9-]{0,35}[a-f])"
+    r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32,})(?![0-9a-z])",
+    re.IGNORECASE,
 )
 
 # (first prefix, last prefix, lengths) of the issuers' ranges in use.
@@ -51,7 +54,7 @@ _DOUBLED: Final = dict(zip("0123456789", (0, 2, 4, 6, 8, 1, 3, 5, 7, 9), strict=
 def contains_card_number(text: str) -> bool:
     """Whether any part of `text` reads as a payment card number."""
     return any(
-        _run_hides_card(match.group()) for match in _DIGIT_RUN.finditer(_UUID.sub("/", text))
+        _run_hides_card(match.group()) for match in _DIGIT_RUN.finditer(_RANDOM_ID.sub("/", text))
     )
 
 
