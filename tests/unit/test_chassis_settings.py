@@ -119,3 +119,23 @@ def _tells_nothing(error: BaseException | None) -> None:
         assert SECRET not in str(error)
         assert SECRET not in repr(error)
         error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("CRASH_FOLDER", "/tmp/crash"), ("WITHOUT_SAFEGUARDS", "outbox,versions")]
+)
+def test_experiments_are_refused_in_production_and_nowhere_else(
+    environment: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    environment.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name):
+        load(ServiceSettings)
+    environment.setenv("ENVIRONMENT", "development")
+    assert getattr(load(ServiceSettings), name.lower())
+
+
+def test_only_safeguards_that_exist_can_be_left_out(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("ENVIRONMENT", "development")
+    environment.setenv("WITHOUT_SAFEGUARDS", "seat-belts")
+    with pytest.raises(ConfigurationError, match=r"WITHOUT_SAFEGUARDS.*outbox"):
+        load(ServiceSettings)

@@ -20,6 +20,7 @@ from typing import Final, Generic, TypeVar
 from sqlalchemy.orm import Session
 
 from ecom_common import metrics
+from ecom_common.crash_points import crash_point
 from ecom_common.database import (
     LOCK_NOT_AVAILABLE,
     UNIQUE_VIOLATION,
@@ -97,6 +98,8 @@ def _apply_with_retries(
             with sessions.begin() as session:
                 results = handle(session, items)
                 assert len(results) == len(items), "a handler owes one result for each item"
+                crash_point("batch.before_commit")
+            crash_point("batch.after_commit")
             return results
         except Exception as error:
             trouble = classify(error)

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from ecom_common import dead_letters, inbox, metrics
 from ecom_common.batch import Failed, apply_batch
+from ecom_common.crash_points import crash_point
 from ecom_common.database import UNIQUE_VIOLATION, Sessions, Trouble, backoff_s, classify, sql_state
 from ecom_common.dead_letters import DeadLetter
 from ecom_common.errors import DependencyDown
@@ -73,6 +74,7 @@ class Consumer:
             # A bug of ours. The batch is not handled, so nothing may be committed past it.
             self._hold(messages, error)
             raise
+        crash_point("consumer.before_offsets")
         self._release()
         self._commit(messages)
         return len(messages)

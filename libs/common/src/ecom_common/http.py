@@ -23,7 +23,7 @@ from ecom_common.auth import Authenticator
 from ecom_common.cards import contains_card_number
 from ecom_common.errors import Problem
 from ecom_common.health import Check, run_checks
-from ecom_common.settings import ServiceSettings
+from ecom_common.settings import ServiceSettings, prepare_for_experiments
 from ecom_common.tracing import continued, current_traceparent
 
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -310,6 +310,7 @@ class _Server(uvicorn.Server):
 
 def serve(app: FastAPI, settings: ServiceSettings) -> None:
     """Serve until SIGTERM or SIGINT, then answer what has begun, and return."""
+    prepare_for_experiments(settings)
     make_server(app, settings).run()
 
 

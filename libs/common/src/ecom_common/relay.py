@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from sqlalchemy import Connection, Engine, text
 
 from ecom_common import metrics
+from ecom_common.crash_points import crash_point
 from ecom_common.database import make_engine
 
 BATCH: Final = 1_000
@@ -141,6 +142,7 @@ class Relay:
             sent = self._produce(rows) if rows else set()
             done = _in_order(rows, sent)
             if done:
+                crash_point("relay.before_delete")
                 connection.execute(_DELETE, {"ids": [row.id for row in done]})
             for row in done:
                 metrics.PUBLISHED.labels(row.topic).inc()
@@ -218,7 +220,9 @@ class Relay:
         producer = self._producer = self._producer or self._make_producer()
         sent: set[int] = set()
         failures: list[KafkaError] = []
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
+            if number == len(rows) // 2:
+                crash_point("relay.half_sent")
             if row.stream in self._parked or (row.topic, None) in self._parked:
                 continue
             try:

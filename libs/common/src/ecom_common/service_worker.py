@@ -16,7 +16,7 @@ from ecom_common.database import Sessions, make_engine, make_sessions
 from ecom_common.health import Check, check_database
 from ecom_common.messages import Handlers
 from ecom_common.relay import Relay, make_relay_engine
-from ecom_common.settings import KafkaSettings, ServiceSettings
+from ecom_common.settings import KafkaSettings, ServiceSettings, prepare_for_experiments
 from ecom_common.worker import SideJob, Sweep, Worker, run_until_signalled
 
 PRUNE_EVERY_S: Final = 10.0
@@ -47,6 +47,7 @@ def run_worker(
 
     Waits for nothing at start: while the broker or the database is away the loop says so and goes on.
     """
+    prepare_for_experiments(settings)
     client_id = f"{parts.service}-worker-{os.getpid()}"
     relay_engine = make_relay_engine(
         settings.database_url.get_secret_value(), application_name=f"{parts.service}-relay"

@@ -4,13 +4,16 @@ Environment only: no files, no flags, no defaults for what differs between insta
 extends `ServiceSettings` with its own fields in its own `settings.py`.
 """
 
+from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from ecom_common import crash_points
 from ecom_common.database import sqlalchemy_url
 from ecom_common.errors import ConfigurationError
+from ecom_common.safeguards import SAFEGUARDS, switch_off
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -57,11 +60,24 @@ class ServiceSettings(BaseSettings):
     inbox_retention_hours: int = Field(default=7 * 24, ge=1)
     """How long message ids are remembered; the broker keeps commands and events as long."""
     idempotency_retention_hours: int = Field(default=7 * 24, ge=72)
+    crash_folder: Path | None = None
+    """Development only: the process dies at the places for which there is a file; see `crash_points`."""
+    without_safeguards: str = ""
+    """Development only: names of `safeguards`, with commas between."""
+
+    @field_validator("without_safeguards")
+    @classmethod
+    def _refuse_unknown_safeguards(cls, value: str) -> str:
+        if not SAFEGUARDS.keys() >= set(filter(None, value.split(","))):
+            raise ValueError(f"there are only {', '.join(SAFEGUARDS)}")
+        return value
 
     @model_validator(mode="after")
     def _refuse_unsafe_production(self) -> Self:
         if self.environment == "production":
             refuse_placeholder_password("DATABASE_URL", self.database_url)
+            if self.crash_folder is not None or self.without_safeguards:
+                raise ValueError("CRASH_FOLDER and WITHOUT_SAFEGUARDS are for development only")
         return self
 
 
@@ -73,6 +89,13 @@ def refuse_placeholder_password(name: str, url: SecretStr) -> None:
         raise ValueError(f"{name} is no postgresql:// URL; are odd characters escaped?") from None
     if password.lower() in _PLACEHOLDERS:
         raise ValueError(f"{name} has no password or a placeholder: set a real one")
+
+
+def prepare_for_experiments(settings: ServiceSettings) -> None:
+    """Arm the crash points and leave out the safeguards that the settings name. Each process does it once."""
+    switch_off(filter(None, settings.without_safeguards.split(",")))
+    if settings.crash_folder is not None:
+        crash_points.arm(settings.crash_folder)
 
 
 def load(kind: type[S]) -> S:

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from ecom_common import metrics
 from ecom_common.consumer import Consumer
+from ecom_common.crash_points import crash_point
 from ecom_common.database import Sessions, Trouble, backoff_s, classify
 from ecom_common.errors import DependencyDown
 from ecom_common.health import Check, run_checks
@@ -139,6 +140,8 @@ class Worker:
         sweep.due_at = begin + sweep.every_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         with self._sessions.begin() as session:
             done = sweep.run(session)
+            if done:
+                crash_point("sweep.before_commit")
         if done >= sweep.full_round:
             sweep.due_at = begin
         metrics.SWEEP_SECONDS.labels(sweep.name).observe(self._clock() - begin)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from ecom_common.batch import Failed, apply_batch
+from ecom_common.crash_points import crash_point
 from ecom_common.database import Sessions, Trouble, backoff_s, classify
 from ecom_common.errors import DependencyDown
 from ecom_common.logs import describe
@@ -63,7 +64,10 @@ class JobSettings:
 def ask(provider: Provider, job: Job) -> Result:
     """Ask the provider once. Never raises: whatever goes wrong is an unknown outcome."""
     with about_order(str(job.order_id), job.traceparent):
-        return _ask(provider, job)
+        crash_point("provider.before_call")
+        result = _ask(provider, job)
+        crash_point("provider.after_call")
+        return result
 
 
 def _ask(provider: Provider, job: Job) -> Result:
