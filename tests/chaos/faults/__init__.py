@@ -1,19 +1,13 @@
 """Every fault of the suite, by name."""
 
-from collections.abc import Iterable
 from typing import Final
 
 from tests.chaos.fault import Fault
-from tests.chaos.faults import processes
+from tests.chaos.faults import buyers, clocks, handlers, migrations, processes, workers
 
-
-def _by_name(faults: Iterable[Fault]) -> dict[str, Fault]:
-    return {fault.name: fault for fault in faults}
-
-
-FAULTS: Final[dict[str, Fault]] = _by_name(
-    [
-        *processes.FAULTS,
-    ]
-)
+FAULTS: Final[dict[str, Fault]] = {
+    fault.name: fault
+    for module in (processes, workers, buyers, handlers, clocks, migrations)
+    for fault in module.FAULTS
+}
 """In the order in which `--all` goes through them."""
