@@ -4,7 +4,6 @@ import datetime
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,10 +18,8 @@ from tests.chaos.load import MIX, Load
 from tests.chaos.rotation import DAYS, LEVELS, of_the_day
 
 
-def a_fault(**changes: Any) -> Fault:
-    return Fault(
-        **{"name": "a", "shows": "b", "level": "process", "inject": lambda _: None} | changes
-    )
+def a_fault(name: str = "a") -> Fault:
+    return Fault(name=name, shows="something", level="process", inject=print)
 
 
 class NoPlatform:
