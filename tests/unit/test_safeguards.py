@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import pytest
 from ecom_common.database import lock_rows
 from ecom_common.safeguards import SAFEGUARDS, is_off, switch_off
+from ecom_common.tables import outbox
 from inventory_service.models import StockLevel
-from sqlalchemy import column, select, table
+from sqlalchemy import select
 
 from tests.checks.files import REPOSITORY
 
@@ -30,7 +31,7 @@ def test_nothing_is_left_out_unless_it_is_asked_for() -> None:
 
 
 def test_rows_are_locked_unless_row_locks_are_left_out() -> None:
-    statement = select(column("id")).select_from(table("orders"))
+    statement = select(outbox.c.id)
     assert str(lock_rows(statement)).endswith("FOR UPDATE")
     with without("row-locks"):
         assert lock_rows(statement) is statement
