@@ -37,6 +37,7 @@ DRAIN_S: Final = RESERVATION_TTL_S + 3.0
 # After the drain nothing is on its way any more.
 PATIENCE: Final = Patience(grace_s=10.0, settle_s=2.0, pause_s=0.5)
 MOST_SHOWN: Final = 8
+FOR_ATTENTION: Final = "left for attention: "
 MEANWHILE: Final = "meanwhile: "
 """Begins what did not hold while the fault lasted; the other problems were found after the drain."""
 
@@ -188,7 +189,7 @@ def _found_by_audit(run: Run, runs: Sequence[Run], report: Report) -> list[str]:
     ]
     left_behind = _attention(report) - run.attention_before
     found += [
-        f"left for attention: {kind} {subject}"
+        f"{FOR_ATTENTION}{kind} {subject}"
         for kind, subject in sorted(left_behind)
         if kind not in run.fault.attention and (len(runs) == 1 or _mentions(subject, own))
     ]
