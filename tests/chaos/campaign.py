@@ -162,6 +162,7 @@ def _compare_topics(lab: Lab, run: Run, begin: published.Ends) -> None:
     found = published.since(lab.instance.kafka_bootstrap, begin)
     assert found, "nothing was published"
     run.problems += published.disorder(found, once=run.fault.published_once)
+    run.problems += published.stale(found)
 
 
 def _compare(run: Run, taken: dict[str, int]) -> None:
