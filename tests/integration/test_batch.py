@@ -89,6 +89,23 @@ def test_one_bad_command_does_not_disturb_the_49_others(database: Database) -> N
     assert notes_in(database) == [f"n{n}" for n in range(50) if n != 17]
 
 
+def test_one_guilty_of_128_is_found_in_15_transactions_and_the_order_is_kept(
+    database: Database,
+) -> None:
+    sizes: list[int] = []
+
+    def counted(session: Session, notes: Sequence[Note]) -> list[str | Problem]:
+        sizes.append(len(notes))
+        return write(session, notes)
+
+    guilty = raise_(ZeroDivisionError("a bug"))
+    notes = [Note(f"n{n}", guilty if n == 100 else lambda _: None) for n in range(128)]
+    outcomes = apply_batch(database.sessions, counted, notes, name="test")
+    assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Failed)] == [100]
+    assert len(sizes) == 1 + 2 * 7
+    assert notes_in(database) == [f"n{n}" for n in range(128) if n != 100]
+
+
 def test_a_command_that_breaks_a_constraint_fails_alone(database: Database) -> None:
     def null_into_not_null(session: Session) -> None:
         session.execute(text("INSERT INTO inbox (message_id) VALUES (NULL)"))

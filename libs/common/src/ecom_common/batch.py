@@ -2,7 +2,7 @@
 
 `apply_batch` is the one primitive under the HTTP commands (`Batcher`) and the Kafka messages
 (`consumer`): apply the batch; when another transaction is in the way roll back and retry the whole; when
-something unexpected happens roll back and replay one by one, so that only the guilty one fails.
+something unexpected happens roll back and replay in parts, down to one, so that only the guilty one fails.
 
 An ambiguous COMMIT (the connection went away while it ran) is answered by running the unit again: each
 unit carries a key (idempotency key, message id) by which it finds what it had committed.
@@ -63,7 +63,7 @@ def apply_batch(
     name: str,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[R | Failed]:
-    """Apply `items` in one transaction, or one by one when that fails; one outcome for each, in order.
+    """Apply `items` in one transaction, or in ever smaller ones when that fails; one outcome for each, in order.
 
     Raises DependencyDown when the database does not answer: then nothing is known to be committed, and
     the whole may be run again.
@@ -76,13 +76,26 @@ def apply_batch(
     except Exception as error:
         if len(items) == 1:
             return [Failed(error)]
-        log.warning("replaying a batch of %d one by one: %s", len(items), describe(error))
+        parts = _parts(items, error)
+        log.warning("replaying %d in %d parts: %s", len(items), len(parts), describe(error))
     metrics.BATCHES_REPLAYED.labels(name).inc()
     return [
         outcome
-        for item in items
-        for outcome in apply_batch(sessions, handle, [item], name=name, sleep=sleep)
+        for part in parts
+        for outcome in apply_batch(sessions, handle, part, name=name, sleep=sleep)
     ]
+
+
+def _parts(items: Sequence[C], error: Exception) -> list[Sequence[C]]:
+    """What to try instead of a batch that has failed, in order.
+
+    Halves, so that one guilty of 200 costs some 16 transactions and not 200: while they run, nothing else does.
+    But each by itself when the failure costs time, as waiting for a lock does: halves would wait at every level.
+    """
+    if classify(error) is not Trouble.UNEXPECTED:
+        return [[item] for item in items]
+    middle = len(items) // 2
+    return [items[:middle], items[middle:]]
 
 
 def _apply_with_retries(

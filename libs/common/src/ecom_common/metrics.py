@@ -21,7 +21,7 @@ BATCH_SIZE = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
 BATCHES_REPLAYED = Counter(
-    "ecom_batches_replayed_total", "Batches that were replayed one by one.", ["batch"]
+    "ecom_batches_replayed_total", "Batches that were replayed in parts.", ["batch"]
 )
 UNITS_RETRIED = Counter(
     "ecom_units_retried_total",
