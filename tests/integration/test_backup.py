@@ -12,7 +12,10 @@ from ecom_local.parts import DATABASES
 from ecom_local.ports import Ports
 from rich.console import Console
 
+from tests.support.auditing import audit
+
 SOLD_BY_THE_DEMO = 2
+PLACED_BY_THE_DEMO = 5
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,7 @@ def test_a_participant_that_was_set_back_catches_up(
     shop: Instance, yesterday: Path, name: str
 ) -> None:
     assert not after_restore(shop, yesterday, name)
+    assert audit(shop)["violations"] == []
 
 
 def test_orders_that_are_in_no_backup_are_told_and_can_be_undone(
@@ -77,3 +81,6 @@ def test_orders_that_are_in_no_backup_are_told_and_can_be_undone(
     reconcile.reconcile(shop, undo_unknown=True, say=print)
 
     assert not reconcile.settled_differences(shop, say=print)
+    seen = audit(shop)
+    assert seen["violations"] == []
+    assert [one["kind"] for one in seen["attention"]].count("lost order") == PLACED_BY_THE_DEMO
