@@ -16,8 +16,11 @@ import orjson
 from ecom_common.cards import mask_card_numbers
 from ecom_common.tracing import current_order_id, current_traceparent, trace_id_of
 
-# What the logging module itself puts on a record; everything else came through `extra=`.
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# What the logging module itself puts on a record, and uvicorn's copy of the message in colours for terminals;
+# everything else is what somebody wants said.
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message", "asctime", "taskName", "color_message",
+}  # fmt: skip
 
 
 class JsonFormatter(logging.Formatter):
