@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ecom_common.database import sqlalchemy_url
 from ecom_local import backup, demo, reconcile
 from ecom_local.errors import LocalError
 from ecom_local.facts import Differences
@@ -11,11 +12,12 @@ from ecom_local.instance import Instance
 from ecom_local.parts import DATABASES
 from ecom_local.ports import Ports
 from rich.console import Console
+from sqlalchemy import create_engine, text
 
 from tests.support.auditing import audit
 
-SOLD_BY_THE_DEMO = 2
-PLACED_BY_THE_DEMO = 5
+SOLD_SINCE_THE_BACKUP = 4
+PLACED_SINCE_THE_BACKUP = 10
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,25 @@ def test_a_dump_that_is_broken_changes_nothing(
     assert not reconcile.settled_differences(shop, say=print)
 
 
+def test_a_dump_that_the_migrations_do_not_fit_changes_nothing(
+    shop: Instance, tmp_path: Path
+) -> None:
+    history = "UPDATE flyway_schema_history SET checksum = checksum + {} WHERE version = '2'"
+    owner = create_engine(sqlalchemy_url(shop.postgres_url("orderdb", "order_owner")))
+    with owner.begin() as connection:
+        connection.execute(text(history.format(1)))
+    backup.back_up(shop, tmp_path / "other", say=print)
+    with owner.begin() as connection:
+        connection.execute(text(history.format(-1)))
+    owner.dispose()
+
+    with pytest.raises(LocalError, match="V2__orders"):
+        backup.restore(shop, tmp_path / "other", ["payment", "order"], say=print)
+
+    assert not reconcile.settled_differences(shop, say=print)
+    assert demo.run(shop, Console(quiet=True)) == 0
+
+
 @pytest.mark.parametrize("name", ["inventory", "payment"])
 def test_a_participant_that_was_set_back_catches_up(
     shop: Instance, yesterday: Path, name: str
@@ -75,7 +96,7 @@ def test_orders_that_are_in_no_backup_are_told_and_can_be_undone(
     shop: Instance, yesterday: Path
 ) -> None:
     found = after_restore(shop, yesterday, "order")
-    assert len(found.unknown) == SOLD_BY_THE_DEMO
+    assert len(found.unknown) == SOLD_SINCE_THE_BACKUP
     assert not found.of_orders
 
     reconcile.reconcile(shop, undo_unknown=True, say=print)
@@ -83,4 +104,4 @@ def test_orders_that_are_in_no_backup_are_told_and_can_be_undone(
     assert not reconcile.settled_differences(shop, say=print)
     seen = audit(shop)
     assert seen["violations"] == []
-    assert [one["kind"] for one in seen["attention"]].count("lost order") == PLACED_BY_THE_DEMO
+    assert [one["kind"] for one in seen["attention"]].count("lost order") == PLACED_SINCE_THE_BACKUP
