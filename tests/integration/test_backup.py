@@ -1,5 +1,7 @@
 """Backup and restore of a platform of its own, one database set back at a time."""
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +9,9 @@ import pytest
 from ecom_common.database import sqlalchemy_url
 from ecom_local import backup, demo, reconcile
 from ecom_local.errors import LocalError
-from ecom_local.facts import Differences
 from ecom_local.instance import Instance
 from ecom_local.parts import DATABASES
+from ecom_local.paths import REPOSITORY
 from ecom_local.ports import Ports
 from rich.console import Console
 from sqlalchemy import create_engine, text
@@ -32,14 +34,21 @@ def yesterday(shop: Instance, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backup; since then the demo's orders were placed once more."""
     folder = tmp_path_factory.mktemp("dumps") / "yesterday"
     assert demo.run(shop, Console(quiet=True)) == 0
-    backup.back_up(shop, folder, say=print)
+    done = script(shop, "backup", folder)
+    assert done.returncode == 0, done.stderr
     assert demo.run(shop, Console(quiet=True)) == 0
     return folder
 
 
-def after_restore(shop: Instance, folder: Path, *names: str) -> Differences:
-    backup.restore(shop, folder, names, say=print)
-    return reconcile.settled_differences(shop, say=print)
+def script(shop: Instance, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """What people type; its exit code is checked by the caller."""
+    return subprocess.run(
+        [REPOSITORY / "scripts" / name, *arguments],
+        env=os.environ | {"ECOM_HOME": str(shop.layout.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_the_dumps_are_nobody_elses_to_read(yesterday: Path) -> None:
@@ -88,18 +97,22 @@ def test_a_dump_that_the_migrations_do_not_fit_changes_nothing(
 def test_a_participant_that_was_set_back_catches_up(
     shop: Instance, yesterday: Path, name: str
 ) -> None:
-    assert not after_restore(shop, yesterday, name)
+    done = script(shop, "restore", yesterday, name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "orders, inventory, payment and provider agree" in done.stdout
     assert audit(shop)["violations"] == []
 
 
 def test_orders_that_are_in_no_backup_are_told_and_can_be_undone(
     shop: Instance, yesterday: Path
 ) -> None:
-    found = after_restore(shop, yesterday, "order")
-    assert len(found.unknown) == SOLD_SINCE_THE_BACKUP
-    assert not found.of_orders
+    done = script(shop, "restore", yesterday, "order")
+    assert done.returncode == 1
+    assert done.stdout.count("is in no order database") == SOLD_SINCE_THE_BACKUP
+    assert "scripts/reconcile --undo-unknown" in done.stdout
 
-    reconcile.reconcile(shop, undo_unknown=True, say=print)
+    done = script(shop, "reconcile", "--undo-unknown")
+    assert done.returncode == 0, done.stdout + done.stderr
 
     assert not reconcile.settled_differences(shop, say=print)
     seen = audit(shop)
