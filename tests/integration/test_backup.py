@@ -18,6 +18,9 @@ from sqlalchemy import create_engine, text
 
 from tests.support.auditing import audit
 
+# A platform of its own, which is stopped and started several times.
+pytestmark = pytest.mark.timeout(600)
+
 SOLD_SINCE_THE_BACKUP = 4
 PLACED_SINCE_THE_BACKUP = 10
 
