@@ -17,6 +17,7 @@ from rich.console import Console
 from sqlalchemy import create_engine, text
 
 from tests.support.auditing import audit
+from tests.support.homes import a_home
 
 # A platform of its own, which is stopped and started several times.
 pytestmark = pytest.mark.timeout(600)
@@ -26,8 +27,8 @@ PLACED_SINCE_THE_BACKUP = 10
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    with Instance(tmp_path_factory.mktemp("backup"), ports=Ports.free()) as instance:
+def shop() -> Iterator[Instance]:
+    with a_home() as home, Instance(home, ports=Ports.free()) as instance:
         instance.start_all()
         yield instance
 

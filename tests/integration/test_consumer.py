@@ -174,27 +174,44 @@ def test_a_message_that_was_produced_twice_has_one_effect_even_within_a_batch(
     assert received_so_far(topic, "duplicate") == 7
 
 
-def test_each_type_goes_to_its_handler_in_the_order_of_the_messages(
+def test_each_handler_gets_its_messages_of_a_batch_at_once_and_in_their_order(
     database: Database, broker: Broker
 ) -> None:
     topic = broker.topic()
-    calls: list[tuple[str, int]] = []
-    release = orjson.loads(a_message()) | {"type": "stock.release.v1"}
-    messages: list[bytes | None] = [
-        a_message(),
-        a_message(),
-        orjson.dumps(release | {"id": str(new_id())}),
-        a_message(),
-    ]
-    handlers: Handlers = {
-        TYPE: lambda _, r: calls.append(("commit", len(r))),
-        "stock.release.v1": lambda _, r: calls.append(("release", len(r))),
-    }
-    broker.produce(topic, messages)
+    ids = [new_id() for _ in range(20)]
+    types = {message_id: ("commit", "release")[n % 2] for n, message_id in enumerate(ids)}
+    batches: dict[int, list[tuple[str, list[UUID]]]] = {}
+
+    def handler(name: str) -> Handler:
+        def handle(session: Session, messages: Sequence[Received]) -> None:
+            [transaction] = session.scalars(text("SELECT txid_current()"))
+            called = (name, [message.envelope.id for message in messages])
+            batches.setdefault(transaction, []).append(called)
+
+        return handle
+
+    broker.produce(
+        topic,
+        [
+            orjson.dumps(orjson.loads(a_message(message_id=i)) | {"type": f"stock.{kind}.v1"})
+            for i, kind in types.items()
+        ],
+    )
+    handlers = {TYPE: handler("commit"), "stock.release.v1": handler("release")}
     with a_consumer(database, broker, topic, handlers=handlers) as consumer:
-        handled(consumer, 4)
-    flat = [name for name, count in calls for _ in range(count)]
-    assert flat == ["commit", "commit", "release", "commit"]
+        handled(consumer, len(ids))
+    assert len(batches) < len(ids)
+    for called in batches.values():
+        assert [name for name, _ in called] in (["commit"], ["release"], ["commit", "release"])
+    for kind in ("commit", "release"):
+        got = [
+            i
+            for called in batches.values()
+            for name, those in called
+            if name == kind
+            for i in those
+        ]
+        assert got == [i for i in ids if types[i] == kind]
 
 
 def test_types_that_nobody_handles_and_tombstones_are_acknowledged_and_counted(
