@@ -10,7 +10,7 @@ from ecom_common.database import sqlalchemy_url
 from ecom_local import backup, demo, reconcile
 from ecom_local.errors import LocalError
 from ecom_local.instance import Instance
-from ecom_local.parts import DATABASES
+from ecom_local.parts import DATABASES, PARTS
 from ecom_local.paths import REPOSITORY
 from ecom_local.ports import Ports
 from rich.console import Console
@@ -22,8 +22,8 @@ from tests.support.homes import a_home
 # A platform of its own, which is stopped and started several times.
 pytestmark = pytest.mark.timeout(600)
 
-SOLD_SINCE_THE_BACKUP = 4
-PLACED_SINCE_THE_BACKUP = 10
+SOLD_SINCE_THE_BACKUP = 2
+PLACED_SINCE_THE_BACKUP = 5
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,11 @@ def test_a_dump_that_the_migrations_do_not_fit_changes_nothing(
         connection.execute(text(history.format(-1)))
     owner.dispose()
 
-    with pytest.raises(LocalError, match="V2__orders"):
+    with pytest.raises(LocalError, match="checksum"):
         backup.restore(shop, tmp_path / "other", ["payment", "order"], say=print)
 
     assert not reconcile.settled_differences(shop, say=print)
-    assert demo.run(shop, Console(quiet=True)) == 0
+    assert all(shop.problem(part) is None for part in PARTS)
 
 
 @pytest.mark.parametrize("name", ["inventory", "payment"])
