@@ -41,7 +41,7 @@ _EPILOG: Final = "\n".join(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     try:
         databases = engines(_urls(os.environ))
     except ConfigurationError as error:
@@ -111,14 +111,17 @@ def _urls(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[variable] for name, variable in _VARIABLES.items()}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    # What the user has typed: a script of the repository calls us by another name than the images do.
+    called = arguments[1] if arguments[:1] == ["--called"] and len(arguments) > 1 else "ecom-audit"
     parser = argparse.ArgumentParser(
-        prog="scripts/audit",
+        prog=called,
         description="Look at the three databases and the provider's book, changing nothing, and say what "
         "does not hold. What is on its way is not held against anybody.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--called", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="for programs, one line for each look")
     parser.add_argument(
         "--strict", action="store_true", help="dead letters and flagged orders count as violations"

@@ -5,8 +5,10 @@ installation comes from `KafkaSettings`.
 """
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +33,15 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024
 TOPIC_TIMEOUT_MS: Final = 1_000
 ADMIN_TIMEOUT_S: Final = 5
 
+# What a broker says of a group just after it has started, or when it has never heard of any.
+_LOADING: Final = frozenset(
+    {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+_LOADING_POLL_S: Final = 0.2
 _EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call] # shipped half typed
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
@@ -198,19 +209,34 @@ def _committed(admin: AdminClient, group: str, places: list[TopicPartition]) -> 
     if not places:
         return {}
     asked = [ConsumerGroupTopicPartitions(group, places)]
-    future = admin.list_consumer_group_offsets(asked, request_timeout=ADMIN_TIMEOUT_S)[group]
-    found = future.result(ADMIN_TIMEOUT_S + 1).topic_partitions or []
-    return {(at.topic, at.partition): at.offset for at in found}
+    found = _answer(
+        lambda: admin.list_consumer_group_offsets(asked, request_timeout=ADMIN_TIMEOUT_S)[group]
+    )
+    return {(at.topic, at.partition): at.offset for at in found.topic_partitions or []}
 
 
 def _members(admin: AdminClient, group: str) -> int:
-    future = admin.describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT_S)[group]
     try:
-        return len(future.result(ADMIN_TIMEOUT_S + 1).members)
+        found = _answer(
+            lambda: admin.describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT_S)[group]
+        )
     except KafkaException as error:
         if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return 0  # nobody has ever joined
         raise
+    return len(found.members)
+
+
+def _answer(ask: Callable[[], "Future[Any]"]) -> Any:
+    """The answer; asked again while the broker is still loading what it knows of groups."""
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while True:
+        try:
+            return ask().result(ADMIN_TIMEOUT_S + 1)
+        except KafkaException as error:
+            if error.args[0].code() not in _LOADING or time.monotonic() > deadline:
+                raise
+        time.sleep(_LOADING_POLL_S)
 
 
 def _topic_options(topic: Topic) -> dict[str, str]:

@@ -241,6 +241,8 @@ def _add(to: Any, name: str, command: Command) -> None:
         description=command.summary,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        # Whoever abbreviates --reason at three in the morning means something else.
+        allow_abbrev=False,
     )
     command.arguments(sub)
     if command.needs_reason:
@@ -250,7 +252,7 @@ def _add(to: Any, name: str, command: Command) -> None:
             type=_words(MAX_ACTOR_CHARS),
             default=who,
             required=who is None,
-            help=f"who does it ({f'default: {who}' if who else 'this account is nobody in particular'})",
+            help="who does it (default: your login name, where you have one)",
         )
         sub.add_argument(
             "--reason", type=_words(MAX_REASON_CHARS), required=True, help="why; it is kept"

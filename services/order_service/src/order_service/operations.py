@@ -50,7 +50,7 @@ MOST_AT_ONCE: Final = 1_000
 COUNTED: Final = 100_000
 _FIRST: Final = UUID(int=0)
 
-_SEEN: Final = "customers read it in their order's timeline"
+_SEEN: Final = "Customers read the reason in their order's timeline."
 _COLUMNS: Final = ("order", "trouble", "status", "stock", "payment", "age", "why", "next")
 
 
@@ -283,14 +283,14 @@ COMMANDS: Final = (
     Command("show", "Show one order: what it waits for, and its timeline.", _show, _show_arguments),
     Command(
         "retry",
-        f"Ask again for all that an order waits for, flagged or not. The reason: {_SEEN}.",
+        f"Ask again for all that an order waits for, flagged or not. {_SEEN}",
         _intervene(Verb.RETRY),
         _retry_arguments,
         needs_reason=True,
     ),
     Command(
         "lift",
-        f"Lift the flag of an order, and have it carried on. The reason: {_SEEN}.",
+        f"Lift the flag of an order, and have it carried on. {_SEEN}",
         _intervene(Verb.LIFT),
         _lift_arguments,
         needs_reason=True,
@@ -298,7 +298,7 @@ COMMANDS: Final = (
     Command(
         "cancel",
         "Cancel an order as operator, confirmed ones too: stock comes back, money is given back. "
-        f"The reason: {_SEEN}.",
+        f"{_SEEN}",
         _intervene(Verb.CANCEL),
         _orders,
         needs_reason=True,
@@ -306,7 +306,7 @@ COMMANDS: Final = (
     Command(
         "resolve",
         "Mark an order whose refund has failed as settled: its money was given back by other means. "
-        f"Nothing is asked for any more. The reason: {_SEEN}.",
+        f"Nothing is asked for any more. {_SEEN}",
         _intervene(Verb.RESOLVE),
         _orders,
         needs_reason=True,
