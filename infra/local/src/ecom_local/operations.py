@@ -149,7 +149,7 @@ def run(command_of: Callable[[str], Command], services: Sequence[str]) -> int:
     for result in results:
         sys.stderr.write(result.stderr)
     as_json = "--json" in command_of(services[0]).arguments
-    print(_joined(services, [result.stdout for result in results], as_json=as_json))
+    print(joined(services, [result.stdout for result in results], as_json=as_json))
     return max(result.returncode for result in results)
 
 
@@ -179,7 +179,7 @@ def _process(command: Command, *, capture: bool) -> subprocess.CompletedProcess[
     )
 
 
-def _joined(services: Sequence[str], said: Sequence[str], *, as_json: bool) -> str:
+def joined(services: Sequence[str], said: Sequence[str], *, as_json: bool) -> str:
     """One document or one text of several: lists after each other, objects by service."""
     if not as_json:
         return "\n".join(text.rstrip() for text in said if text.strip())

@@ -41,7 +41,7 @@ _EPILOG: Final = "\n".join(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
+    options = make_parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     try:
         databases = engines(_urls(os.environ))
     except ConfigurationError as error:
@@ -111,7 +111,7 @@ def _urls(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[variable] for name, variable in _VARIABLES.items()}
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def make_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     # What the user has typed: a script of the repository calls us by another name than the images do.
     called = arguments[1] if arguments[:1] == ["--called"] and len(arguments) > 1 else "ecom-audit"
     parser = argparse.ArgumentParser(

@@ -85,7 +85,7 @@ def run_operations(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run the command that the arguments name; the exit code."""
-    options = _parser(service, commands, arguments).parse_args(arguments)
+    options = make_parser(service, commands, arguments).parse_args(arguments)
     try:
         context = _context(service, settings_of, options)
         try:
@@ -207,9 +207,10 @@ def duration(age: timedelta) -> str:
 # ---- the command line
 
 
-def _parser(
+def make_parser(
     service: str, commands: Sequence[Command], arguments: Sequence[str] | None
 ) -> argparse.ArgumentParser:
+    """The command line. The arguments are only asked what we are called."""
     called = _called(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog=called,
