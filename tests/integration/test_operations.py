@@ -254,7 +254,7 @@ def test_lag_is_what_a_group_has_not_committed(instance: Instance) -> None:
         consumer.subscribe([topic])
         message = eventually(lambda: consumer.poll(0.2), within_s=30)
         assert message is not None
-        consumer.commit(message, asynchronous=False)
+        consumer.commit(message=message, asynchronous=False)
         assert lag() == ({topic: 2}, 1)
     finally:
         consumer.close()

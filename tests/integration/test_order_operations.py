@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from uuid import UUID
 
+import psycopg2
 import pytest
 from ecom_common.ids import new_id
 from ecom_contracts.messages import OrderCancelled, OrderPlaced
@@ -259,6 +261,30 @@ def test_of_several_one_that_is_refused_costs_the_others_nothing(
     assert said.code == 1
     assert [one["changed"] for one in said.document] == [False, True]
     assert store.said() == ["stock.reserve.v1"]
+
+
+def test_of_several_one_that_fails_costs_the_others_nothing(
+    store: Store, operator: Operator, order_id: UUID, instance: Instance
+) -> None:
+    guilty = store.place({"tea": 1})
+    store.published()
+    database = store.sessions.kw["bind"].url.database
+    with closing(psycopg2.connect(instance.postgres_url(database, "postgres"))) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute(
+            "CREATE FUNCTION bug() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'a bug'; END $$; "
+            "CREATE TRIGGER bug BEFORE UPDATE ON orders FOR EACH ROW "
+            f"WHEN (OLD.id = '{guilty}') EXECUTE FUNCTION bug()"
+        )
+        try:
+            said = operator.do("retry", str(guilty), str(order_id))
+        finally:
+            cursor.execute("DROP FUNCTION bug() CASCADE")
+    assert said.code == 1
+    assert f"✗ {guilty}  failed: " in said.out
+    assert f"✓ {order_id}  asked again" in said.out
+    assert store.changes(guilty) == ["placed"]
 
 
 # ---- resolve

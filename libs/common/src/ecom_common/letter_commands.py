@@ -146,7 +146,13 @@ def _settle(
         ]
 
     wishes = [_Wish(letter_id, options.actor, options.reason) for letter_id in ids]
-    return settle_all(context, handle, wishes, as_json=options.json)
+    return settle_all(
+        context,
+        handle,
+        wishes,
+        name_of=lambda wish: _name(context, wish.letter_id),
+        as_json=options.json,
+    )
 
 
 def _chosen(context: Context, options: argparse.Namespace) -> list[int] | None:

@@ -132,6 +132,7 @@ def settle_all(
     handle: Callable[[Any, Sequence[Any]], Sequence["Outcome"]],
     wishes: Sequence[Any],
     *,
+    name_of: Callable[[Any], str],
     as_json: bool,
 ) -> int:
     """Have `handle` deal with the wishes, some in each transaction, and say what came of each."""
@@ -143,7 +144,7 @@ def settle_all(
             part, apply_batch(context.sessions, handle, part, name="operations"), strict=True
         ):
             if isinstance(outcome, Failed):
-                outcome = Outcome(str(wish), f"failed: {describe(outcome.error)}", refused=True)
+                outcome = Outcome(name_of(wish), f"failed: {describe(outcome.error)}", refused=True)
             code = max(code, REFUSED if outcome.refused else DONE)
             shown.append({"what": outcome.what, "said": outcome.said,
                           "changed": outcome.changed, "refused": outcome.refused})  # fmt: skip

@@ -200,7 +200,9 @@ def _intervene(verb: Verb) -> Callable[[Context, argparse.Namespace], int]:
         if not ids and not options.json:
             say("no order wants that")
         wishes = [Intervention(verb, i, options.actor, options.reason) for i in ids]
-        return settle_all(context, handle, wishes, as_json=options.json)
+        return settle_all(
+            context, handle, wishes, name_of=lambda wish: str(wish.order_id), as_json=options.json
+        )
 
     return run
 
