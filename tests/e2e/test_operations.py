@@ -78,16 +78,19 @@ def ops(shop: Shop, instance: Instance) -> Ops:
 
 @contextmanager
 def order_with(instance: Instance, settings: dict[str, str]) -> Iterator[None]:
-    """The order service with other settings, for a while, and with time for an operator."""
-    own = {**SETTINGS["order"], "ORDER_DEADLINE_S": "900", **settings}
-    changed = Instance(
-        instance.layout.home, ports=instance.ports, environment={**SETTINGS, "order": own}
+    """The order service with other settings, for a while; neither deadline nor TTL hurries the operator."""
+    own = {
+        "order": {**SETTINGS["order"], "ORDER_DEADLINE_S": "900", **settings},
+        "inventory": {**SETTINGS["inventory"], "RESERVATION_TTL_S": "1200"},
+    }
+    parts = ("order-api", "order-worker", "inventory-worker")
+    Instance(instance.layout.home, ports=instance.ports, environment={**SETTINGS, **own}).start(
+        *parts
     )
-    changed.start("order-api", "order-worker")
     try:
         yield
     finally:
-        instance.start("order-api", "order-worker")
+        instance.start(*parts)
 
 
 @contextmanager
@@ -115,6 +118,7 @@ def a_bug_for(instance: Instance, customer: str) -> Iterator[None]:
 
 
 def letters(ops: Ops, key: str, *options: str) -> list[dict[str, Any]]:
+    """The open letters of a key."""
     found: list[dict[str, Any]] = ops.ask("dead-letters", "list", "--key", key, *options)
     return found
 
@@ -127,7 +131,7 @@ def test_poison_is_found_shown_mended_and_redriven_and_the_audit_is_clean(
     with order_with(instance, PATIENT):
         with a_bug_for(instance, customer):
             order = shop.place({sku: 1}, customer=customer)["id"]
-            until(lambda: bool(letters(ops, order)), timeout_s=60)
+            until(lambda: bool(letters(ops, order, "--service", "payment")), timeout_s=60)
 
             (letter,) = letters(ops, order)
             assert (letter["type"], letter["state"]) == ("payment.charge.v1", "open")
