@@ -26,7 +26,8 @@ from ecom_local.ports import HOST
 UP = REPOSITORY / "infra" / "containers" / "up"
 
 AUDITOR = "auditor"
-"""Its service of docker-compose.yml, which only a profile starts."""
+"""Its service of docker-compose.yml, which only its profile starts."""
+AUDIT_PROFILE = "audit"
 # The image's own superuser has its password in the container, so that none stands on a command line here.
 _AS_SUPERUSER = 'PGPASSWORD=$POSTGRES_PASSWORD exec "$0" --host=127.0.0.1 --username=postgres "$@"'
 _ON_HOST: Mapping[str, str] = {"provider": "payment"}
@@ -118,7 +119,9 @@ class Containers:
         )
 
     def stop(self, *, wipe: bool) -> None:
-        self._call("down", "--remove-orphans", *(["--volumes"] if wipe else []))
+        # With its profile, or an auditor that was started would be left, and the network with it.
+        down = ("--profile", AUDIT_PROFILE, "down", "--remove-orphans")
+        self._call(*down, *(["--volumes"] if wipe else []))
 
     def migrate(self) -> None:
         for name in (*SERVICES, "provider"):
