@@ -81,7 +81,7 @@ def order_with(instance: Instance, settings: dict[str, str]) -> Iterator[None]:
     """The order service with other settings, for a while; neither deadline nor TTL hurries the operator."""
     own = {
         "order": {**SETTINGS["order"], "ORDER_DEADLINE_S": "900", **settings},
-        "inventory": {**SETTINGS["inventory"], "RESERVATION_TTL_S": "1200"},
+        "inventory-worker": {"RESERVATION_TTL_S": "1200"},
     }
     parts = ("order-api", "order-worker", "inventory-worker")
     Instance(instance.layout.home, ports=instance.ports, environment={**SETTINGS, **own}).start(

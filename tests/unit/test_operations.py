@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ecom_common.glance import LAG, lag_figure
 from ecom_common.letter_commands import HEX_LINES, readable
-from ecom_common.operations import duration
+from ecom_common.terminal import duration
 from ecom_local.operations import ROUTES, UsageError, joined, main, route
 from inventory_service import operations as inventory
 from order_service import operations as order

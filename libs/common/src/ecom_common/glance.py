@@ -15,15 +15,8 @@ from sqlalchemy.orm import Session
 
 from ecom_common import dead_letters, kafka, outbox
 from ecom_common.errors import DependencyDown
-from ecom_common.operations import (
-    COULD_NOT_LOOK,
-    DONE,
-    Command,
-    Context,
-    duration,
-    say,
-    show_json,
-)
+from ecom_common.operations import COULD_NOT_LOOK, DONE, Command, Context
+from ecom_common.terminal import duration, say, show_json
 
 OLD_AFTER: Final = timedelta(seconds=30)
 """A row that waits longer waits for more than its turn."""

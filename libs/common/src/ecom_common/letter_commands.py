@@ -22,11 +22,9 @@ from ecom_common.operations import (
     Context,
     Outcome,
     positive,
-    say,
     settle_all,
-    show_json,
-    show_table,
 )
+from ecom_common.terminal import say, show_json, show_table
 
 LISTED: Final = 50
 MOST_AT_ONCE: Final = 1_000

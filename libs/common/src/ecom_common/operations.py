@@ -8,13 +8,12 @@ why, goes through `apply_batch` like everything else, and does nothing the secon
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
 
-import orjson
 from confluent_kafka import KafkaException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,6 +23,7 @@ from ecom_common.database import Sessions, make_engine, make_sessions
 from ecom_common.errors import EcomError
 from ecom_common.logs import describe
 from ecom_common.settings import KafkaSettings, ServiceSettings, load
+from ecom_common.terminal import say, show_json
 
 DONE: Final = 0
 REFUSED: Final = 1
@@ -164,45 +164,6 @@ class Outcome:
     said: str
     changed: bool = False
     refused: bool = False
-
-
-# ---- saying
-
-
-def say(text: str = "") -> None:
-    sys.stdout.write(text + "\n")
-
-
-def show_json(document: Any) -> None:
-    """For programs; times in UTC, everything else that is not JSON as text."""
-    text = orjson.dumps(document, default=str, option=orjson.OPT_UTC_Z | orjson.OPT_INDENT_2)
-    say(text.decode())
-
-
-def show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows below their headings; the last column may be as long as it wants."""
-    cells = [list(columns), *([_cell(row[name]) for name in columns] for row in rows)]
-    widths = [max(len(line[n]) for line in cells) for n in range(len(columns))]
-    for line in cells:
-        padded = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
-        say("  ".join(padded).rstrip())
-
-
-def _cell(value: object) -> str:
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}Z"
-    return " ".join(str(value).split())
-
-
-def duration(age: timedelta) -> str:
-    """As people say it: 5 s, 3 min, 2 h, 4 d."""
-    seconds = max(0.0, age.total_seconds())
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 # ---- the command line

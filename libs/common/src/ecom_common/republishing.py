@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from ecom_common import outbox
 from ecom_common.batch import Failed, apply_batch
 from ecom_common.logs import describe
-from ecom_common.operations import DONE, REFUSED, Context, say, show_json
+from ecom_common.operations import DONE, REFUSED, Context
+from ecom_common.terminal import say, show_json
 
 K = TypeVar("K")
 

@@ -23,17 +23,14 @@ from ecom_common.operations import (
     Command,
     Context,
     Outcome,
-    duration,
     moment,
     positive,
     run_operations,
-    say,
     settle_all,
-    show_json,
-    show_table,
 )
 from ecom_common.outbox import publish
 from ecom_common.republishing import PAGE, in_pages, publish_pages
+from ecom_common.terminal import duration, say, show_json, show_table
 from sqlalchemy.orm import Session
 
 from order_service import repository, saga

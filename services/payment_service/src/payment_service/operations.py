@@ -13,17 +13,8 @@ from typing import Any, Final
 from ecom_common.clock import database_time
 from ecom_common.glance import Figure, count, glance_command
 from ecom_common.letter_commands import LETTER_COMMANDS
-from ecom_common.operations import (
-    DONE,
-    Command,
-    Context,
-    duration,
-    positive,
-    run_operations,
-    say,
-    show_json,
-    show_table,
-)
+from ecom_common.operations import DONE, Command, Context, positive, run_operations
+from ecom_common.terminal import duration, say, show_json, show_table
 from ecom_contracts.messages import PaymentState
 from sqlalchemy.orm import Session
 
