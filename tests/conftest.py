@@ -5,11 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import hypothesis
 import pytest
 from ecom_local.instance import Instance
 from ecom_local.ports import Ports
 
 from tests.support.databases import Databases
+
+# How long an example takes says something of the machine, and nothing of us.
+hypothesis.settings.register_profile(
+    "ecom", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("ecom")
 
 KEPT_LOGS = Path(__file__).parents[1] / ".local" / "test-logs"
 

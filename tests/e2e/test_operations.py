@@ -17,6 +17,7 @@ from ecom_local.instance import Instance
 
 from tests.checks.files import REPOSITORY
 from tests.conftest import SETTINGS
+from tests.support.auditing import audit
 from tests.support.broker import Broker
 from tests.support.shop import Shop, until
 
@@ -52,21 +53,9 @@ class Ops:
         assert done.returncode == 0, done
         return json.loads(done.stdout)
 
-    def audit(self, *arguments: str) -> dict[str, Any]:
-        result = subprocess.run(
-            [REPOSITORY / "scripts" / "audit", "--json", *arguments],
-            env=os.environ | {"ECOM_HOME": str(self.instance.layout.home)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode in (0, 1), result.stderr
-        document: dict[str, Any] = json.loads(result.stdout)
-        return document
-
     def attention(self, subject: str) -> list[str]:
         """What the auditor shows of the subject; there must be no violation."""
-        document = self.audit()
+        document = audit(self.instance)
         assert document["violations"] == []
         return [a["kind"] for a in document["attention"] if a["subject"] == subject]
 

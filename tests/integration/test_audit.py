@@ -286,6 +286,26 @@ def test_a_resolved_order_is_shown_with_who_settled_it_and_is_not_stuck(books: B
     assert shown.note.endswith(" by olga: bank transfer 4711")
 
 
+def test_a_participant_that_was_restored_and_asked_again_is_shown_and_not_wrong(
+    books: Books,
+) -> None:
+    spoilt = books.copy("payment").copy("inventory")
+    spoilt.execute(
+        "payment",
+        f"""{UNGUARDED} DELETE FROM operations USING payments p WHERE p.id = payment_id AND order_id = '{DECLINED}';
+        UPDATE payments SET state = 'cancelled', version = 1, decline_code = NULL WHERE order_id = '{DECLINED}'""",
+    )
+    spoilt.execute(
+        "inventory",
+        f"""{UNGUARDED} UPDATE reservations SET state = 'released', version = 1 WHERE order_id = '{DECLINED}';
+        DELETE FROM reservation_lines WHERE order_id = '{DECLINED}'""",
+    )
+    report = spoilt.look()
+    assert report.violations == []
+    shown = [(a.kind, a.subject) for a in report.attention]
+    assert shown == [("resolved", RESOLVED), *[("set back", DECLINED)] * 2]
+
+
 # ---- the command
 
 

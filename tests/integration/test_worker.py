@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from tests.support.broker import Broker
 from tests.support.chassis import Database, a_database, a_message
 from tests.support.databases import Databases
-from tests.support.processes import Child, a_child
+from tests.support.processes import Child, a_child, stopped
 from tests.support.tokens import AUDIENCE, ISSUER
 from tests.support.waiting import eventually
 
@@ -348,6 +348,26 @@ def test_a_worker_without_a_broker_stays_alive_says_that_it_is_not_ready_and_sto
         child.send(signal.SIGTERM)
         assert child.wait(20) == 0
         assert time.monotonic() - began < 20
+
+
+def test_a_worker_in_a_call_that_hangs_ends_all_the_same_when_told(
+    database: Database, broker: Broker
+) -> None:
+    with a_worker_process(database, broker.bootstrap, broker.topic(), "a") as (child, client):
+        eventually(lambda: checks(client, "/health/ready")[0] == 200)
+        backends = database.rows(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name LIKE 'order_service-%'"
+        )
+        assert backends
+        with ExitStack() as all_of_them:
+            for pid in backends:
+                all_of_them.enter_context(stopped(pid))
+            began = time.monotonic()
+            child.send(signal.SIGTERM)
+            assert child.wait(30) == 1
+            assert time.monotonic() - began < 20
+        child.says("a call hangs")
 
 
 def test_a_worker_whose_database_goes_away_stays_alive_and_is_ready_again_afterwards(

@@ -111,7 +111,10 @@ class Containers:
         self._call("up", "--detach", "--wait")
 
     def start_databases(self) -> None:
-        self._call("up", "--detach", "--wait", *sorted({_cluster(name) for name in SERVICES}))
+        # Servers of one's own have no container.
+        clusters = {_cluster(name) for name in SERVICES} & set(self.services())
+        if clusters:
+            self._call("up", "--detach", "--wait", *sorted(clusters))
 
     def stop_services(self) -> None:
         self._call(

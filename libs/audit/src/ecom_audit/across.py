@@ -105,6 +105,9 @@ _ORDERS: Final = {
 }  # fmt: skip
 
 CLOSED: Final = {"rejected", "cancelled", "resolved"}
+# What a participant that has never heard of an order makes of its undoing, and with which version. For an order
+# that knows more it was set back to an older backup, and was asked again: nothing is held, nothing is charged.
+TOMBSTONES: Final = {"reservation": ("released", 1), "payment": ("cancelled", 1)}
 # What the participants are when the order is final, or was settled outside of the system.
 ENDS: Final = {
     "confirmed": ({"committed"}, {"captured"}),
@@ -184,7 +187,9 @@ def _judge_agreement(
         # An open order may be told of a newer state yet. The first word about a payment is its own.
         own_word = (told, told_version) == ("requested", 0)
         ahead = version <= told_version and not own_word
-        if (state != told and (ends is not None or ahead)) or (ends and state not in ends):
+        if order.status in CLOSED and (state, version) == TOMBSTONES[name] != (told, told_version):
+            yield Attention("set back", order[0], f"{name} {state}, which was {told} once")
+        elif (state != told and (ends is not None or ahead)) or (ends and state not in ends):
             left = f"order {order.status}, knows {told} (version {told_version})"
             yield Violation("agreement", order[0], left, f"{name} {state} (version {version})")
 

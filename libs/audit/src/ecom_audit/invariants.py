@@ -57,7 +57,7 @@ class Attention:
 
 Finding: TypeAlias = Violation | Attention
 
-ATTENTION: Final = ("dead letter", "flagged", "resolved", "lost order")
+ATTENTION: Final = ("dead letter", "flagged", "resolved", "lost order", "set back")
 
 
 @dataclass

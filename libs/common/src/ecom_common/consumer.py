@@ -12,7 +12,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import Final
 
 from confluent_kafka import Consumer as KafkaConsumer
@@ -165,7 +164,7 @@ class Consumer:
         return readable, letters
 
     def _apply(self, session: Session, received: Sequence[Received]) -> list[str]:
-        """The unit of work: claim the ids in the inbox, hand what is new to its handlers, in order.
+        """The unit of work: claim the ids in the inbox, hand what is new to its handlers, each its own in order.
 
         Returns for each what became of it, `handled` or `duplicate`.
         """
@@ -179,12 +178,16 @@ class Consumer:
                 outcomes.append("handled")
             else:
                 outcomes.append("duplicate")
-        for handler, group in groupby(todo, key=self._handler_of):
-            handler(session, list(group))
+        for handler, group in self._by_handler(todo):
+            handler(session, group)
         return outcomes
 
-    def _handler_of(self, received: Received) -> Handler:
-        return self._handlers[received.envelope.type]
+    def _by_handler(self, messages: Sequence[Received]) -> list[tuple[Handler, list[Received]]]:
+        """Each handler once, in the order of the registry: so no two batches lock in opposite orders."""
+        groups: dict[Handler, list[Received]] = {h: [] for h in self._handlers.values()}
+        for message in messages:
+            groups[self._handlers[message.envelope.type]].append(message)
+        return [(handler, group) for handler, group in groups.items() if group]
 
     def _retry_alone(self, received: Received, outcome: str | Failed) -> str | Failed:
         """Try a message that failed on its own some more; still Failed when it is poison."""

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import FrameType
 from typing import Final, Protocol
 
 import orjson
@@ -30,6 +29,7 @@ from ecom_common.errors import DependencyDown
 from ecom_common.health import Check, run_checks
 from ecom_common.logs import describe
 from ecom_common.relay import Relay
+from ecom_common.stopping import end_within
 
 IDLE_POLL_S: Final = 0.01
 """How long an idle loop waits for a message before it looks into the outbox again."""
@@ -38,6 +38,7 @@ LIVE_WITHIN_S: Final = 30.0
 SIDE_JOB_STOP_S: Final = 8.0
 """With two rounds of a broker that hangs (5 s each) the process still ends within 20 s."""
 LAG_EVERY_S: Final = 5.0
+_STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 log = logging.getLogger(__name__)
 
@@ -185,11 +186,9 @@ def run_until_signalled(
 ) -> None:
     """Run the worker, with its health and metrics at `host:port`, until SIGTERM or SIGINT."""
 
-    def on_signal(_: int, __: FrameType | None) -> None:
-        worker.stop()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    # By a thread, and not by a handler: the main thread can be in a call that never returns to Python.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    threading.Thread(target=_stop_when_told, args=[worker], name="signals", daemon=True).start()
     server = _operations_server(host, port, worker, checks)
     threading.Thread(target=server.serve_forever, name="operations", daemon=True).start()
     try:
@@ -197,6 +196,12 @@ def run_until_signalled(
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _stop_when_told(worker: Worker) -> None:
+    signal.sigwait(_STOP_SIGNALS)
+    end_within()
+    worker.stop()
 
 
 def _operations_server(

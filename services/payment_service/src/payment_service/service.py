@@ -13,6 +13,7 @@ from uuid import UUID
 
 from ecom_common.clock import database_time
 from ecom_common.errors import Problem
+from ecom_common.logs import Line, say_when_durable
 from ecom_common.messages import Received
 from ecom_common.outbox import Outgoing, outgoing, publish
 from ecom_contracts.messages import PaymentCancel, PaymentChanged, PaymentCharge
@@ -73,6 +74,7 @@ def apply_payment_commands(session: Session, messages: Sequence[Received]) -> No
     now = database_time(session)
     commands = [(message.envelope.data, _cause(message)) for message in messages]
     intents = repository.lock_intents(session, {data.order_id for data, _ in commands})
+    versions = {order_id: intent.version for order_id, intent in intents.items()}
     answers: list[Outgoing] = []
     for data, cause in commands:
         intent = intents.get(data.order_id)
@@ -82,6 +84,9 @@ def apply_payment_commands(session: Session, messages: Sequence[Received]) -> No
         answers.append(_changed(intent, cause, now))
     repository.save(session, intents.values())
     publish(session, answers)
+    causes = {data.order_id: cause for data, cause in commands}
+    news = [i for i in intents.values() if i.version > versions.get(i.order_id, 0)]
+    say_when_durable(session, log, [_line(i, causes[i.order_id]) for i in news])
 
 
 def _apply(
@@ -132,6 +137,10 @@ def _changed(intent: PaymentIntent, cause: Cause, now: datetime) -> Outgoing:
         causation_id=cause.id,
         traceparent=cause.traceparent,
     )
+
+
+def _line(intent: PaymentIntent, cause: Cause) -> Line:
+    return Line(f"payment {intent.state}", intent.order_id, intent.version, cause.traceparent)
 
 
 # ---- jobs at the provider
@@ -187,6 +196,7 @@ def record_results(session: Session, results: Sequence[Result], *, backoff: Back
     intents = repository.lock_intents_by_id(session, {result.job.payment_id for result in results})
     journals: list[Journal] = []
     events: list[Outgoing] = []
+    lines: list[Line] = []
     for result in results:
         intent = intents[result.job.payment_id]
         version = intent.version
@@ -194,9 +204,12 @@ def record_results(session: Session, results: Sequence[Result], *, backoff: Back
         if journal is not None:
             journals.append(journal)
         if intent.version > version:
-            events.append(_changed(intent, intent.operation(result.job.operation_id).cause, now))
+            cause = intent.operation(result.job.operation_id).cause
+            events.append(_changed(intent, cause, now))
+            lines.append(_line(intent, cause))
     repository.save(session, intents.values(), journals)
     publish(session, events)
+    say_when_durable(session, log, lines)
     return [None] * len(results)
 
 
