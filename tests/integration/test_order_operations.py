@@ -311,6 +311,19 @@ def test_a_failed_refund_that_was_made_elsewhere_is_resolved(
     assert (again.code, "resolved already" in again.out) == (0, True)
 
 
+def test_a_refund_that_was_asked_for_again_is_not_settled_elsewhere_before_it_has_failed_again(
+    store: Store, operator: Operator, order_id: UUID
+) -> None:
+    fail_the_refund(store, order_id)
+    operator.do("retry", str(order_id))
+    said = operator.do("resolve", str(order_id))
+    assert (said.code, "its refund was asked for again" in said.out) == (1, True)
+    flag(store, order_id)  # nobody answers, so it may still be made
+    assert operator.do("resolve", str(order_id)).code == 1
+    store.learn(payment(order_id, "refunding", 5), payment(order_id, "refund_failed", 6))
+    assert operator.do("resolve", str(order_id)).code == 0
+
+
 @pytest.mark.parametrize("command", ["retry", "lift", "cancel"])
 def test_what_is_resolved_is_never_asked_for_again(
     store: Store, operator: Operator, order_id: UUID, command: str

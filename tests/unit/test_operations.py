@@ -170,6 +170,7 @@ UNREFUNDED = GIVEN_UP | {"payment": "refund_failed", "payment_version": 4}
         ({"deadline_at": LONG_AGO}, 0, None),  # cancelled a moment ago, long after its deadline
         ({"flagged_at": NOW}, 0, Trouble.FLAGGED),
         ({"flagged_at": NOW, **UNREFUNDED}, 0, Trouble.REFUND_FAILED),
+        ({"flagged_at": NOW, "asks": 30, **UNREFUNDED}, 0, Trouble.FLAGGED),  # retried, and nobody answered
         ({"resolved_at": NOW, **UNREFUNDED}, 0, Trouble.RESOLVED),
         ({"status": "confirmed", "stock": "committed", "payment": "captured", "deadline_at": LONG_AGO,
           "updated_at": LONG_AGO}, 0, None),

@@ -61,8 +61,8 @@ def _list(context: Context, options: argparse.Namespace) -> int:
             [{**one, "error": one["error"][:SHOWN_CHARS]} for one in letters], columns=_COLUMNS
         )
     say(f"{context.service}: {waiting} open, {len(letters)} shown")
-    if waiting and letters:
-        say(context.hint(f"dead-letters show {letters[0]['letter']}"))
+    if first := next((one["letter"] for one in letters if one["state"] == "open"), None):
+        say(context.hint(f"dead-letters show {first}"))
     return DONE
 
 

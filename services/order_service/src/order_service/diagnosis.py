@@ -60,7 +60,7 @@ def diagnose(order: Order, *, unsent: int, now: datetime) -> Diagnosis | None:
 
 
 def _flagged(order: Order, waits_for: str) -> Diagnosis:
-    if order.payment == Payment.REFUND_FAILED:
+    if order.payment == Payment.REFUND_FAILED and order.asks == 0:
         why = "the provider would not give the money back"
         return Diagnosis(Trouble.REFUND_FAILED, why, f"retry {order.id}, or resolve {order.id}")
     why = f"nobody answered {waits_for}, asked for again {order.asks} times; it is not asked for any more"

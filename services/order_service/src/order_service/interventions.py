@@ -13,7 +13,7 @@ from order_service.commands import Intervened, Intervention, Verb
 from order_service.models import Change, Order
 from order_service.publishing import commands
 from order_service.repository import Changes
-from order_service.saga import Goal, Payment, Reason, Status
+from order_service.saga import STOCK_CLOSED, Goal, Payment, Reason, Status
 
 
 def intervene(
@@ -91,7 +91,9 @@ def _why_not_resolvable(order: Order) -> str:
         return "it is still to be fulfilled; cancel it first"
     if order.payment != Payment.REFUND_FAILED:
         return f"its payment is {order.payment}, which still moves by itself; only a failed refund is settled elsewhere"
-    return f"its stock is {order.stock}; retry, until inventory has taken it back"
+    if order.stock not in STOCK_CLOSED:
+        return f"its stock is {order.stock}; retry, until inventory has taken it back"
+    return "its refund was asked for again, and payment has not said yet that it failed once more"
 
 
 def _asked_anew(change: Change, changes: Changes, now: datetime) -> Intervened:

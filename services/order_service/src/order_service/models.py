@@ -247,11 +247,14 @@ class Order(Base):
 
     @property
     def can_be_resolved(self) -> bool:
-        """Whether all that is left is money which the provider will not give back.
+        """Whether all that is left is money which the provider will not give back, and nobody asks it to.
 
-        Nothing else may be settled elsewhere: what still moves here would be done a second time.
+        Nothing else may be settled elsewhere: what still moves here would be done a second time. A refund that
+        was asked for again may yet be made; only the news that it has failed once more brings the flag back
+        with nothing asked since.
         """
-        return saga.is_left_with_a_failed_refund(self.saga)
+        is_at_rest = self.flagged_at is not None and self.asks == 0
+        return is_at_rest and saga.is_left_with_a_failed_refund(self.saga)
 
     def resolve(self, *, actor: str, now: datetime, note: str) -> "Change":
         """Somebody has given the money back outside of the system. It is not called refunded for that: the

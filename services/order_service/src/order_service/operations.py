@@ -117,7 +117,8 @@ def _show(context: Context, options: argparse.Namespace) -> int:
         show_json({**facts, "matter": matter, "timeline": [_entry(e) for e in history]})
         return DONE
     for name, value in facts.items():
-        say(f"{name:<13} {value if value not in (None, []) else '-'}")
+        words = ", ".join(value) if isinstance(value, list) else value
+        say(f"{name:<13} {'-' if words in (None, '') else words}")
     say()
     show_table([_entry(e) for e in history], ("version", "at", "actor", "what", "note"))
     if diagnosis is not None:
