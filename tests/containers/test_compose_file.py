@@ -72,6 +72,14 @@ def test_the_auditor_is_started_by_its_profile_only_and_sees_what_the_services_s
     assert (auditor["read_only"], auditor["cap_drop"]) == (True, ["ALL"])
 
 
+def test_whoever_stops_everything_stops_the_auditor_too(built: Project) -> None:
+    built.compose("--profile", "audit", "up", "--detach", "--no-deps", AUDITOR, "order_postgres")
+    assert len(built.containers()) == 2
+    done = built.script("down")
+    assert done.returncode == 0, done
+    assert built.containers() == []
+
+
 def test_images_of_others_have_an_exact_version_and_ours_are_built_here(
     services: dict[str, Any],
 ) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ecom_audit.databases import DATABASES, engines
-from ecom_audit.invariants import INVARIANTS, Report
+from ecom_audit.invariants import INVARIANTS, SETTLED, Report
 from ecom_audit.look import Patience, look
 from ecom_audit.metrics import Metrics
 from ecom_audit.show import as_json, as_text
@@ -35,7 +35,7 @@ _EPILOG: Final = "\n".join(
         ),
         "",
         "exit codes:",
-        "  0 clean   1 violations (with --strict: or something for attention)   2 could not look",
+        "  0 clean   1 violations (with --strict: or something that waits for somebody)   2 could not look",
     ]
 )
 
@@ -95,7 +95,8 @@ def _watch(databases: Mapping[str, Engine], patience: Patience, options: argpars
 
 
 def _exit_code(report: Report, *, strict: bool) -> int:
-    return VIOLATED if report.violations or (strict and report.attention) else CLEAN
+    waits = any(attention.kind not in SETTLED for attention in report.attention)
+    return VIOLATED if report.violations or (strict and waits) else CLEAN
 
 
 def _could_not_look(error: Exception) -> int:
