@@ -24,6 +24,7 @@ ORDER: Final = (
     "test_flyway",
     "test_orders",
     "test_commands",
+    "test_operations",
     "test_upgrades",
     "test_scaling",
     "test_lifecycle",

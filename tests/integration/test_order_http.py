@@ -81,6 +81,7 @@ def test_an_order_that_is_placed_has_an_address_a_version_and_its_prices(
         "stock": "none",
         "payment": "none",
         "version": 1,
+        "resolved_at": None,
     }
     again = api.get(answer.headers["Location"], customer=customer)
     assert (again.status_code, again.headers["ETag"]) == (200, '"1"')

@@ -13,7 +13,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from ecom_local import backup, containers, demo, facts, logs, migrations, reconcile, status
+from ecom_local import (
+    backup,
+    containers,
+    demo,
+    facts,
+    logs,
+    migrations,
+    reconcile,
+    running,
+    status,
+)
 from ecom_local.containers import Containers
 from ecom_local.errors import LocalError
 from ecom_local.instance import Instance
@@ -134,24 +144,16 @@ def new_migration(options: argparse.Namespace) -> int:
     return 0
 
 
-def _instance(say: Callable[[str], None] = console.print) -> Instance:
-    return Instance(default_home(), say=say)
-
-
 def _platform() -> Instance | Containers:
-    """What runs; the native one if nothing does."""
-    instance = _instance()
-    if not instance.is_running() and (found := Containers()).find():
-        return found
-    return instance
+    return running.platform(say=console.print)
 
 
 def _instance_to_start() -> Instance:
     """A running platform keeps its ports, unless the environment now names others."""
     if Containers().is_running():
         raise LocalError("The platform runs in containers already. Stop them first: scripts/down")
-    running = _instance()
-    base = running.ports if running.is_running() else Ports()
+    present = Instance(default_home(), say=console.print)
+    base = present.ports if present.is_running() else Ports()
     return Instance(default_home(), ports=base.with_environment(), say=_step)
 
 

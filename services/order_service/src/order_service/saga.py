@@ -190,6 +190,15 @@ def is_open(saga: Saga) -> bool:
     return bool(asks(saga))
 
 
+def is_left_with_a_failed_refund(saga: Saga) -> bool:
+    """Whether the order is given up, holds nothing, and its money is what the provider will not give back."""
+    return (
+        saga.goal is Goal.ABORT
+        and saga.stock in STOCK_CLOSED
+        and saga.payment is Payment.REFUND_FAILED
+    )
+
+
 def _concluded(saga: Saga) -> Saga:
     """Draw the conclusions: give up when a participant has, note that a charge is being asked for."""
     if saga.goal is Goal.FULFIL:

@@ -16,7 +16,16 @@ from ecom_contracts.messages import ItemChanged, PaymentChanged, ReservationChan
 from sqlalchemy.orm import Session
 
 from order_service import repository, saga
-from order_service.commands import Cancelled, CancelOrder, Command, PlaceOrder, Result
+from order_service.commands import (
+    Cancelled,
+    CancelOrder,
+    Command,
+    Intervened,
+    Intervention,
+    PlaceOrder,
+    Result,
+)
+from order_service.interventions import intervene
 from order_service.models import Cause, Change, Order
 from order_service.placement import Placement
 from order_service.publishing import announce_final, commands
@@ -123,6 +132,23 @@ class OrderDesk:
         repository.save(session, changes)
         report_when_durable(session, changes)
         return True
+
+    def intervene(self, session: Session, batch: Sequence[Intervention]) -> list[Intervened]:
+        """Do what operators want with orders. A second time there is nothing left to do."""
+        changes = Changes()
+        now = database_time(session)
+        ids = {wish.order_id for wish in batch}
+        orders = repository.lock_orders(session, ids)
+        before = {order.id: saga.asks(order.saga) for order in orders.values()}
+        unsent = repository.count_unsent(session, ids)
+        results = [
+            intervene(orders.get(w.order_id), w, changes, now=now, unsent=unsent.get(w.order_id, 0))
+            for w in batch
+        ]
+        self._follow_up(changes, before, now=now)
+        repository.save(session, changes)
+        report_when_durable(session, changes)
+        return results
 
     def _place(
         self, session: Session, wishes: Sequence[PlaceOrder], changes: Changes, *, now: datetime

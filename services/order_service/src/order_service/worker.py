@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from order_service import repository
 from order_service.consumers import TOPICS, handlers
-from order_service.metrics import FLAGGED_ORDERS, OPEN_ORDERS, STUCK_ORDERS
+from order_service.metrics import FLAGGED_ORDERS, OPEN_ORDERS, RESOLVED_ORDERS, STUCK_ORDERS
 from order_service.models import SCHEMA_VERSION, SERVICE
 from order_service.service import OrderDesk
 from order_service.settings import Settings
@@ -28,6 +28,7 @@ def _observe(session: Session) -> int:
     OPEN_ORDERS.set(repository.count_open(session, COUNT_AT_MOST))
     STUCK_ORDERS.set(repository.count_stuck(session))
     FLAGGED_ORDERS.set(repository.count_flagged(session))
+    RESOLVED_ORDERS.set(repository.count_resolved(session))
     return 0
 
 

@@ -219,6 +219,14 @@ def count_watched(session: Session, *, now: datetime) -> Watched:
     )
 
 
+def list_watched(
+    session: Session, states: Collection[PaymentState], *, most: int
+) -> Sequence[PaymentIntent]:
+    """At most `most` intents in these states with their operations, the longest unchanged first."""
+    query = _readable().where(PaymentIntent.state.in_(states))
+    return session.scalars(query.order_by(PaymentIntent.updated_at).limit(most)).all()
+
+
 _WATCHED_STATES: Final = (
     PaymentState.UNKNOWN,
     PaymentState.REFUNDING,
