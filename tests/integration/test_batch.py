@@ -16,9 +16,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from tests.chaos.wires import Moment, a_wire
 from tests.support.chassis import Database, a_database
 from tests.support.databases import Databases
-from tests.support.proxy import Moment, a_wire
 
 
 @pytest.fixture(scope="module")

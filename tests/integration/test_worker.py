@@ -16,7 +16,7 @@ from ecom_common.consumer import Consumer
 from ecom_common.errors import DependencyDown
 from ecom_common.ids import new_id
 from ecom_common.relay import Relay, make_relay_engine
-from ecom_common.worker import LIVE_WITHIN_S, Sweep, Worker
+from ecom_common.worker import LIVE_WITHIN_S, PREPARE_EVERY_S, Sweep, Worker
 from ecom_local.instance import Instance
 from ecom_local.ports import Ports
 from sqlalchemy import text
@@ -221,6 +221,26 @@ def test_nothing_is_consumed_before_the_preparations_have_succeeded_but_sweeps_r
         worker.run_once()
     assert kafka.calls == ["poll", "poll"]
     assert len(runs) == 4
+
+
+def test_preparations_are_made_again_now_and_then_and_hold_up_nothing_when_they_fail(
+    database: Database,
+) -> None:
+    outcomes = iter([None, DependencyDown("no broker"), None])
+    kafka, clock = QuietKafka(), Clock()
+    made_at: list[float] = []
+
+    def prepare() -> None:
+        made_at.append(clock.now)
+        if (error := next(outcomes)) is not None:
+            raise error
+
+    with a_worker(database, kafka, clock, prepare=prepare) as worker:
+        for _ in range(5):
+            worker.run_once()
+            clock.now += PREPARE_EVERY_S / 2
+    assert made_at == [1_000.0, 1_000.0 + PREPARE_EVERY_S, 1_000.0 + 2 * PREPARE_EVERY_S]
+    assert kafka.calls == ["poll"] * 5
 
 
 def test_a_loop_that_is_stuck_is_not_alive_and_one_that_is_only_slow_is(

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from ecom_contracts.topics import ALL_TOPICS, Topic, dead_letter_topic
@@ -52,18 +53,22 @@ def run_worker(
     relay_engine = make_relay_engine(
         settings.database_url.get_secret_value(), application_name=f"{parts.service}-relay"
     )
+    make_client = partial(
+        kafka.make_consumer, kafka_settings, client_id=client_id, group=parts.service
+    )
     consumer = Consumer(
-        kafka.make_consumer(kafka_settings, client_id=client_id, group=parts.service),
+        make_client(),
         sessions,
         parts.handlers,
         topics=[topic.name for topic in parts.topics],
         dead_letter_topic=dead_letter_topic(parts.service).name,
         max_batch=settings.max_batch,
+        renew=make_client,
     )
     relay = Relay(relay_engine, lambda: kafka.make_producer(kafka_settings, client_id=client_id))
     worker = Worker(
         sessions=sessions,
-        prepare=lambda: kafka.ensure_topics(kafka_settings, ALL_TOPICS, client_id=client_id),
+        prepare=kafka.Topics(kafka_settings, ALL_TOPICS, client_id=client_id).ensure,
         consumer=consumer,
         relay=relay,
         sweeps=[*parts.sweeps, *_housekeeping(settings)],
