@@ -1,0 +1,19 @@
+"""Every fault of the suite, by name."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from tests.chaos.fault import Fault
+from tests.chaos.faults import processes
+
+
+def _by_name(faults: Iterable[Fault]) -> dict[str, Fault]:
+    return {fault.name: fault for fault in faults}
+
+
+FAULTS: Final[dict[str, Fault]] = _by_name(
+    [
+        *processes.FAULTS,
+    ]
+)
+"""In the order in which `--all` goes through them."""
