@@ -24,7 +24,7 @@ import psycopg2
 from ecom_local import tokens
 from ecom_local.instance import Instance
 from ecom_local.leftovers import is_alive
-from ecom_local.parts import PARTS, SERVICES
+from ecom_local.parts import PARTS, SERVICES, Part
 from ecom_local.ports import Ports
 
 from tests.chaos.load import Load
@@ -177,6 +177,12 @@ class Lab:
     def send(self, part: str, sign: str) -> None:
         """Any other signal: STOP, CONT, and what Postgres understands."""
         os.kill(self.pid(part), signal.Signals[f"SIG{sign}"])
+
+    def end(self, part: str, sign: str) -> None:
+        """Have it end by that signal; its supervisor starts it again."""
+        pid = self.pid(part)
+        os.kill(pid, signal.Signals[f"SIG{sign}"])
+        self.until_gone(pid)
 
     @contextmanager
     def stopped(self, part: str) -> Iterator[None]:
@@ -341,8 +347,13 @@ class Lab:
         if changed:
             self.instance.start(*changed)
 
-    def _crash_folders(self, parts: Mapping[str, object]) -> Settings:
-        return {part: {"CRASH_FOLDER": str(self.crash_folder(part))} for part in parts}
+    def _crash_folders(self, parts: Mapping[str, Part]) -> Settings:
+        # Of our own processes: what Postgres and Kafka get are settings of the server.
+        return {
+            name: {"CRASH_FOLDER": str(self.crash_folder(name))}
+            for name, part in parts.items()
+            if part.service
+        }
 
 
 def merged(*several: Settings) -> Settings:

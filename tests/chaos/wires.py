@@ -50,6 +50,10 @@ class Wire:
     """The cuts inside COMMIT that really happened."""
     accepted: int = 0
     """Connections that were ever made."""
+    held: int = 0
+    """Chunks that were kept back by a black hole."""
+    slowed: int = 0
+    """Chunks that were late or took long."""
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server((HOST, 0), backlog=128)
@@ -198,10 +202,12 @@ class Wire:
 
     def _until_delivering(self) -> None:
         with self._changed:
+            self.held += not self._quality.delivers
             self._changed.wait_for(lambda: self._quality.delivers or self._closed)
 
     def _deliver(self, data: bytes, sink: socket.socket) -> None:
         quality = self._quality
+        self.slowed += quality != PERFECT
         if quality.delay_s:
             time.sleep(quality.delay_s)
         if quality.bytes_per_s is None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tests.chaos.fault import Fault
-from tests.chaos.faults import processes
+from tests.chaos.faults import broker, database, messages, processes, provider
 
 
 def _by_name(faults: Iterable[Fault]) -> dict[str, Fault]:
@@ -14,6 +14,10 @@ def _by_name(faults: Iterable[Fault]) -> dict[str, Fault]:
 FAULTS: Final[dict[str, Fault]] = _by_name(
     [
         *processes.FAULTS,
+        *broker.FAULTS,
+        *database.FAULTS,
+        *messages.FAULTS,
+        *provider.FAULTS,
     ]
 )
 """In the order in which `--all` goes through them."""

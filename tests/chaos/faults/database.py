@@ -1,0 +1,202 @@
+"""The database breaks off in a COMMIT, stops, is silent, full, slow, or kept busy by somebody else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+import httpx
+import psutil
+from ecom_local.parts import DATABASES, PARTS
+
+from tests.chaos.fault import Fault
+from tests.chaos.faults.broker import only_good_answers, outbox
+from tests.chaos.lab import WORKERS, Lab
+from tests.chaos.wires import Moment, Wire
+from tests.support.shop import until
+
+CUTS: Final = 6
+"""Of each kind, on each wire."""
+CUT_WITHIN_S: Final = 30.0
+STOPS: Final = 3
+SILENT_S: Final = 20.0
+ANSWERED_WITHIN_S: Final = 9.0
+"""A request waits 6 s for the database at most; the rest is for a busy machine."""
+FAST_S: Final = 2.0
+"""Once it is known that the database does not answer."""
+MORE_THREADS: Final = 12
+"""Each of the pool of 8 may begin to work while it happens, and uvicorn has some of its own."""
+MORE_CONNECTIONS: Final = 24
+"""An api and a worker with 8 each, and what health checks and a relay try anew."""
+OPEN_FOR_S: Final = 75.0
+PROBE_EVERY_S: Final = 5.0
+CONFIRMED_WITHIN_S: Final = 8.0
+"""Far below the deadline of an order; on an idle machine it takes some hundred milliseconds."""
+
+
+def _cut_in_commit(lab: Lab) -> None:
+    api, workers = ("order-api",), WORKERS
+    with ExitStack() as stack:
+        wires = [stack.enter_context(_over_a_wire(lab, parts)) for parts in (api, workers)]
+        lab.load.until_more(5)
+        for number in range(2 * CUTS):
+            moment: Moment = "before" if number % 2 else "after"
+            for wire in lab.random.sample(wires, len(wires)):
+                _cut(wire, moment)
+                lab.fired(f"connection cut {moment} the answer of COMMIT")
+
+
+def _cut(wire: Wire, moment: Moment) -> None:
+    done = len(wire.cuts)
+    wire.cut(moment)
+    until(lambda: len(wire.cuts) > done, timeout_s=CUT_WITHIN_S, about=lambda: "no COMMIT passes")
+
+
+def _stopped_at_once(lab: Lab) -> None:
+    for _ in range(STOPS):
+        before = _recoveries(lab)
+        lab.end("postgres", "QUIT")
+        lab.until_ready("postgres")
+        assert _recoveries(lab) > before, "it had nothing to recover"
+        lab.fired("postgres stopped at once")
+        lab.load.until_more(5)
+
+
+def _recoveries(lab: Lab) -> int:
+    return lab.log("postgres").read_text().count("was not properly shut down")
+
+
+def _silent(lab: Lab) -> None:
+    """From the order service only; the others share the server, and notice nothing."""
+    with _over_a_wire(lab, ("order-api", "order-worker")) as wire:
+        lab.load.until_more(5)
+        api = psutil.Process(lab.pid("order-api"))
+        threads, connections = api.num_threads(), wire.accepted
+        begin = time.monotonic()
+        with wire.black_hole():
+            _live_without_answers(lab, begin)
+            assert api.num_threads() <= threads + MORE_THREADS, f"{api.num_threads()} threads"
+        opened = wire.accepted - connections
+        assert opened <= MORE_CONNECTIONS, f"{opened} connections were tried"
+        lab.fired("postgres silent: chunks held", wire.held)
+        _no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
+        assert api.is_running(), "the api was restarted"
+
+
+def _live_without_answers(lab: Lab, begin: float) -> None:
+    """The other services answer as ever; the order service says 503, and soon says so at once."""
+    while time.monotonic() < begin + SILENT_S:
+        asked_at = time.monotonic()
+        answer = httpx.get(
+            f"{lab.url('inventory')}/v1/items/{lab.load.plenty[0]}/stock",
+            headers=lab.load.shop.staff,
+            timeout=ANSWERED_WITHIN_S,
+        )
+        assert answer.status_code == 200, answer.text
+        assert time.monotonic() - asked_at < FAST_S, "another service is slow"
+        time.sleep(1)
+    asked_at = time.monotonic()
+    answer = lab.load.shop.post({lab.load.plenty[0]: 1}, customer=lab.load.names[0])
+    took_s = time.monotonic() - asked_at
+    assert answer.status_code == 503, f"{answer.status_code} while the database is silent"
+    assert took_s < FAST_S, f"it took {took_s:.1f} s to say that the database does not answer"
+
+
+def _no_longer_than(lab: Lab, limit_s: float, *, since: float) -> None:
+    answers = [answer for answer in lab.load.history if answer.asked_at >= since]
+    slowest = max(answer.answered_at - answer.asked_at for answer in answers)
+    assert slowest <= limit_s, f"a request took {slowest:.1f} s"
+    lost = [answer.outcome for answer in answers if answer.status == 0]
+    assert not lost, f"{len(lost)} requests were not answered at all: {sorted(set(lost))}"
+
+
+def _open_here(lab: Lab) -> None:
+    _hold_open(lab, "orderdb")
+
+
+def _open_elsewhere(lab: Lab) -> None:
+    _hold_open(lab, "postgres")
+
+
+def _hold_open(lab: Lab, database: str) -> None:
+    """Somebody writes something, looks at everything, and does not end the transaction."""
+    begin = time.monotonic()
+    with lab.postgres(database) as connection, connection.cursor() as cursor:
+        connection.autocommit = False
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute("SELECT pg_current_xact_id(), count(*) FROM pg_class")
+        while time.monotonic() < begin + OPEN_FOR_S:
+            _is_confirmed_soon(lab)
+            time.sleep(PROBE_EVERY_S)
+        assert outbox(lab) < lab.load.placed, "the outbox is not emptied"
+        cursor.execute(
+            "SELECT now() - xact_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        )
+        [[age]] = cursor.fetchall()
+        assert age.total_seconds() >= OPEN_FOR_S
+        connection.rollback()
+    lab.fired(f"transaction open in {database} for {age.total_seconds():.0f} s")
+    only_good_answers(lab, since=begin)
+
+
+def _is_confirmed_soon(lab: Lab) -> None:
+    begin = time.monotonic()
+    wish = lab.load.wish()
+    order_id = lab.load.customers.place(wish)
+    until(
+        lambda: (
+            lab.load.customers.look(wish.customer, order_id).document.get("status") == "confirmed"
+        ),
+        timeout_s=CONFIRMED_WITHIN_S,
+        about=lambda: f"not confirmed {time.monotonic() - begin:.0f} s after it was placed",
+        every_s=0.1,
+    )
+
+
+@contextmanager
+def _over_a_wire(lab: Lab, parts: tuple[str, ...]) -> Iterator[Wire]:
+    """The parts reach their database over one wire; restarted for it, and again afterwards."""
+    with lab.wire(lab.instance.ports.postgres) as wire:
+        settings = {}
+        for part in parts:
+            own = DATABASES[PARTS[part].service]
+            url = lab.instance.postgres_url(own.name, own.service_role)
+            settings[part] = {"DATABASE_URL": wire.over(url)}
+        with lab.settings(settings):
+            yield wire
+
+
+FAULTS: Final = (
+    Fault(
+        name="connection-cut-inside-commit",
+        shows="whether a COMMIT had its effect is found out by running the unit again: never twice, never not at all",
+        level="database",
+        inject=_cut_in_commit,
+    ),
+    Fault(
+        name="postgres-stopped-at-once",
+        shows="after a crash and recovery of the server everything that was acknowledged is there",
+        level="database",
+        inject=_stopped_at_once,
+    ),
+    Fault(
+        name="postgres-silent",
+        shows="a database that swallows everything is answered with a fast 503, and nothing piles up",
+        level="database",
+        inject=_silent,
+    ),
+    Fault(
+        name="transaction-held-open",
+        shows="an old snapshot in the same database stalls neither relays nor consumers",
+        level="database",
+        inject=_open_here,
+    ),
+    Fault(
+        name="transaction-held-open-elsewhere",
+        shows="nor does one in another database of the same server",
+        level="database",
+        inject=_open_elsewhere,
+    ),
+)
