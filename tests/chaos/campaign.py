@@ -23,19 +23,20 @@ from ecom_local.parts import DATABASES
 
 from tests.chaos import published
 from tests.chaos.fault import Fault
-from tests.chaos.history import FINAL, lies
+from tests.chaos.history import lies
 from tests.chaos.lab import RESERVATION_TTL_S, Lab
-from tests.chaos.load import Load, Wish, summary
+from tests.chaos.load import Load, summary
+from tests.chaos.probing import confirmed_within
 
 RECOVERS_WITHIN_S: Final = 90.0
 """From the end of a fault to an order that was placed after it and is confirmed."""
-PROBE_S: Final = 20.0
-"""After which one more order is placed to see whether it works again."""
 SETTLES_WITHIN_S: Final = 150.0
 DRAIN_S: Final = RESERVATION_TTL_S + 3.0
 # After the drain nothing is on its way any more.
 PATIENCE: Final = Patience(grace_s=10.0, settle_s=2.0, pause_s=0.5)
 MOST_SHOWN: Final = 8
+MEANWHILE: Final = "meanwhile: "
+"""Begins what did not hold while the fault lasted; the other problems were found after the drain."""
 
 
 @dataclass
@@ -74,7 +75,7 @@ def observe(lab: Lab, fault: Fault, *, orders: int) -> Run:
     begin = published.ends(lab.instance.kafka_bootstrap)
     lab.begin_run(load)
     with lab.settings(fault.environment), load:
-        _guarded(run, lambda: _live_through(lab, run, orders))
+        _guarded(run, lambda: _live_through(lab, run, orders), MEANWHILE)
         if run.problems:
             # Or what was left behind would make everything that follows wait in vain.
             _guarded(run, lab.heal)
@@ -129,26 +130,10 @@ def _live_through(lab: Lab, run: Run, orders: int) -> None:
 
 def _recover(lab: Lab, load: Load) -> float:
     """Seconds until an order that is placed from now on is confirmed."""
-    begin = time.monotonic()
-    while time.monotonic() - begin < RECOVERS_WITHIN_S:
-        wish = load.wish()
-        order_id = load.customers.place(wish)
-        if _is_confirmed(load, wish, order_id):
-            lab.say(f"recovered after {time.monotonic() - begin:.1f} s")
-            return time.monotonic() - begin
-    raise AssertionError(
-        f"no order was confirmed within {RECOVERS_WITHIN_S:.0f} s of the fault's end"
-    )
-
-
-def _is_confirmed(load: Load, wish: Wish, order_id: str) -> bool:
-    deadline = time.monotonic() + PROBE_S
-    while time.monotonic() < deadline:
-        status = load.customers.look(wish.customer, order_id).document.get("status")
-        if status in FINAL:
-            return bool(status == "confirmed")
-        time.sleep(0.05)
-    return False
+    seconds = confirmed_within(load, RECOVERS_WITHIN_S)
+    assert seconds is not None, f"nothing was confirmed within {RECOVERS_WITHIN_S:.0f} s of its end"
+    lab.say(f"recovered after {seconds:.1f} s")
+    return seconds
 
 
 def _settle(lab: Lab, load: Load) -> None:
@@ -217,14 +202,14 @@ def _attention(report: Report) -> frozenset[tuple[str, str]]:
     return frozenset((a.kind, a.subject) for a in report.attention)
 
 
-def _guarded(run: Run, step: Callable[[], object]) -> None:
+def _guarded(run: Run, step: Callable[[], object], when: str = "") -> None:
     """A step that fails is something that did not hold; the others are taken all the same."""
     try:
         step()
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
-        run.problems.append(f"{type(error).__name__}: {error} ({place})")
+        run.problems.append(f"{when}{type(error).__name__}: {error} ({place})")
 
 
 def _result(run: Run) -> Result:

@@ -285,11 +285,15 @@ class Lab:
             return repr(error)
         return None if answer.status_code == 200 else answer.text
 
-    def metric(self, part: str, name: str) -> float:
-        """The value of a metric without labels; 0 when it is not there."""
+    def metric(self, part: str, name: str, **labels: str) -> float:
+        """The sum of a metric's series that have these labels; 0 when there is none."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
         text = httpx.get(f"{self.url(part)}/metrics", timeout=5).text
-        values = [line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")]
-        return float(values[0]) if values else 0.0
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith((f"{name} ", f"{name}{{")) and all(text in line for text in wanted)
+        )
 
     @contextmanager
     def postgres(self, database: str, role: str = "postgres") -> Iterator[Any]:

@@ -1,23 +1,27 @@
 """Every fault of the suite, by name."""
 
-from collections.abc import Iterable
 from typing import Final
 
 from tests.chaos.fault import Fault
-from tests.chaos.faults import broker, database, messages, processes, provider
-
-
-def _by_name(faults: Iterable[Fault]) -> dict[str, Fault]:
-    return {fault.name: fault for fault in faults}
-
-
-FAULTS: Final[dict[str, Fault]] = _by_name(
-    [
-        *processes.FAULTS,
-        *broker.FAULTS,
-        *database.FAULTS,
-        *messages.FAULTS,
-        *provider.FAULTS,
-    ]
+from tests.chaos.faults import (
+    broker,
+    buyers,
+    clocks,
+    database,
+    handlers,
+    messages,
+    migrations,
+    processes,
+    provider,
+    workers,
 )
+
+_MODULES: Final = (
+    processes, workers, buyers, handlers, clocks, migrations,
+    broker, database, messages, provider,
+)  # fmt: skip
+
+FAULTS: Final[dict[str, Fault]] = {
+    fault.name: fault for module in _MODULES for fault in module.FAULTS
+}
 """In the order in which `--all` goes through them."""
