@@ -16,6 +16,7 @@ from ecom_common.consumer import Consumer
 from ecom_common.errors import DependencyDown
 from ecom_common.ids import new_id
 from ecom_common.relay import Relay, make_relay_engine
+from ecom_common.service_worker import PRUNE_AT_MOST, housekeeping
 from ecom_common.worker import LIVE_WITHIN_S, PREPARE_EVERY_S, Sweep, Worker
 from ecom_local.instance import Instance
 from ecom_local.ports import Ports
@@ -26,6 +27,7 @@ from tests.support.broker import Broker
 from tests.support.chassis import Database, a_database, a_message
 from tests.support.databases import Databases
 from tests.support.processes import Child, a_child
+from tests.support.small_app import app_settings
 from tests.support.tokens import AUDIENCE, ISSUER
 from tests.support.waiting import eventually
 
@@ -163,6 +165,21 @@ def test_a_full_round_of_a_sweep_is_followed_by_the_next_at_once(database: Datab
         for _ in range(6):
             worker.run_once()
     assert runs == [5, 5, 3]
+
+
+def test_old_message_ids_are_forgotten_as_fast_as_they_come(database: Database) -> None:
+    old, count = "db_now() - interval '30 days'", 2 * PRUNE_AT_MOST + 1
+    database.as_owner(
+        f"INSERT INTO inbox SELECT gen_random_uuid(), {old} FROM generate_series(1, {count})"
+    )
+    clock = Clock()
+    with a_worker(
+        database, QuietKafka(), clock, *housekeeping(app_settings(jwks="none"))
+    ) as worker:
+        for _ in range(3):
+            worker.run_once()
+            clock.now += 0.01
+    assert database.rows("SELECT count(*) FROM inbox") == [0]
 
 
 def test_what_a_sweep_does_is_committed_and_what_a_failing_one_does_is_not(

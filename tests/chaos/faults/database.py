@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 import httpx
 import psutil
+import psycopg2
 from ecom_local.parts import DATABASES, PARTS
 
+from tests.chaos import disks
 from tests.chaos.fault import Fault
 from tests.chaos.faults.broker import only_good_answers, outbox
 from tests.chaos.lab import WORKERS, Lab
+from tests.chaos.probing import confirmed_within
 from tests.chaos.wires import Moment, Wire
 from tests.support.shop import until
 
@@ -34,6 +37,14 @@ OPEN_FOR_S: Final = 75.0
 PROBE_EVERY_S: Final = 5.0
 CONFIRMED_WITHIN_S: Final = 8.0
 """Far below the deadline of an order; on an idle machine it takes some hundred milliseconds."""
+SPARE_BYTES: Final = 192 * 1024 * 1024
+"""What the small disk has room for beside the data; enough to work on until it is filled."""
+FULL_WITHIN_S: Final = 90.0
+FULL_S: Final = 8.0
+SLOW_DISK_S: Final = 20.0
+WRITES_PER_S: Final = 20
+SLOW_COMMIT_S: Final = 0.03
+"""Two writes of a disk that makes so few."""
 
 
 def _cut_in_commit(lab: Lab) -> None:
@@ -142,17 +153,70 @@ def _hold_open(lab: Lab, database: str) -> None:
 
 
 def _is_confirmed_soon(lab: Lab) -> None:
-    begin = time.monotonic()
-    wish = lab.load.wish()
-    order_id = lab.load.customers.place(wish)
-    until(
-        lambda: (
-            lab.load.customers.look(wish.customer, order_id).document.get("status") == "confirmed"
-        ),
-        timeout_s=CONFIRMED_WITHIN_S,
-        about=lambda: f"not confirmed {time.monotonic() - begin:.0f} s after it was placed",
-        every_s=0.1,
-    )
+    took_s = confirmed_within(lab.load, CONFIRMED_WITHIN_S)
+    assert took_s is not None, f"no order is confirmed within {CONFIRMED_WITHIN_S:.0f} s any more"
+
+
+def _full(lab: Lab) -> None:
+    data = lab.instance.layout.postgres / "data"
+    with ExitStack() as mounted:
+        with lab.down("postgres", "INT"):
+            mounted.enter_context(disks.small(data, spare_bytes=SPARE_BYTES))
+        lab.load.until_more(5)
+        begin, failures = time.monotonic(), _no_space(lab)
+        with disks.full(data):
+            until(
+                lambda: _no_space(lab) > failures,
+                timeout_s=FULL_WITHIN_S,
+                about=lambda: "the server finds room",
+            )
+            _use_up_the_log(lab)
+            time.sleep(FULL_S)
+        lab.fired("writes that found no space", _no_space(lab) - failures)
+        lab.instance.start("postgres")
+        assert confirmed_within(lab.load, FULL_WITHIN_S), (
+            "it does not work again with room on the disk"
+        )
+        _no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
+        with lab.down("postgres", "INT"):
+            mounted.close()
+    lab.fired("postgres on its own disk again")
+
+
+def _no_space(lab: Lab) -> int:
+    return lab.log("postgres").read_text(errors="replace").count("No space left on device")
+
+
+def _use_up_the_log(lab: Lab) -> None:
+    """Go through the segments of the log that are there already; the next cannot be made, and the server dies."""
+    deadline = time.monotonic() + FULL_WITHIN_S
+    with suppress(psycopg2.Error):
+        while time.monotonic() < deadline:
+            lab.sql(
+                "postgres", "SELECT pg_logical_emit_message(true, 'chaos', 'x'), pg_switch_wal()"
+            )
+
+
+def _slow_disk(lab: Lab) -> None:
+    assert disks.can_be_slow(), "this kernel has no control group that limits writes"
+    data = lab.instance.layout.postgres / "data"
+    before_s, begin = _commit_s(lab), time.monotonic()
+    with disks.slow(lab.pid("postgres"), data, writes_per_s=WRITES_PER_S):
+        while time.monotonic() < begin + SLOW_DISK_S:
+            took_s = _commit_s(lab)
+            if took_s > max(SLOW_COMMIT_S, 3 * before_s):
+                lab.fired("slow commits")
+            time.sleep(1)
+        assert outbox(lab) < lab.load.placed, "nothing is published any more"
+    _no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
+
+
+def _commit_s(lab: Lab) -> float:
+    """How long one write takes to be durable."""
+    with lab.postgres("postgres") as connection, connection.cursor() as cursor:
+        begin = time.monotonic()
+        cursor.execute("SELECT pg_logical_emit_message(true, 'chaos', 'how long does it take?')")
+        return time.monotonic() - begin
 
 
 @contextmanager
@@ -198,5 +262,19 @@ FAULTS: Final = (
         shows="nor does one in another database of the same server",
         level="database",
         inject=_open_elsewhere,
+    ),
+    Fault(
+        name="postgres-disk-full",
+        shows="without room on the disk nothing is acknowledged that is not durable, and room is all that it takes to recover",
+        level="database",
+        inject=_full,
+        needs_root=True,
+    ),
+    Fault(
+        name="postgres-disk-slow",
+        shows="a disk of 20 writes a second makes everything slow, and nothing wrong",
+        level="database",
+        inject=_slow_disk,
+        needs_root=True,
     ),
 )

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 from uuid import UUID
 
-import httpx
 from ecom_common import dead_letters
 from ecom_common.database import make_engine, make_sessions
 from ecom_contracts.topics import ALL_TOPICS, dead_letter_topic
@@ -326,12 +325,7 @@ def _until_published(lab: Lab, service: str) -> None:
 
 def _received(lab: Lab, service: str, outcome: str) -> int:
     """How many messages the service's worker has met with this outcome since it was started."""
-    text = httpx.get(f"{lab.url(f'{service}-worker')}/metrics", timeout=10).text
-    return sum(
-        int(float(line.rsplit(" ", 1)[1]))
-        for line in text.splitlines()
-        if line.startswith("ecom_messages_received_total{") and f'outcome="{outcome}"' in line
-    )
+    return int(lab.metric(f"{service}-worker", "ecom_messages_received_total", outcome=outcome))
 
 
 FAULTS: Final = (
