@@ -89,15 +89,6 @@ class Topics:
                 )
             ]
 
-    def count(self, topics: Iterable[str]) -> int:
-        """How many offsets the topics have; of a compacted topic not every one has a message."""
-        with self._reader() as reader:
-            return sum(
-                high - low
-                for topic in topics
-                for low, high in (self._bounds(reader, topic, p) for p in self.partitions(topic))
-            )
-
     def produce(self, records: Iterable[Record]) -> int:
         """Write them, in this order, and wait until the broker has them; how many those were."""
         count = 0
@@ -135,16 +126,18 @@ class Topics:
 
         until(done, timeout_s=TIMEOUT_S, about=lambda: f"{group} has members", every_s=0.5)
 
-    def lag(self, group: str, topics: Collection[str]) -> int:
-        """How many offsets the group is behind, by what it has committed."""
+    def behind(self, group: str, ends: Mapping[str, Mapping[int, int]]) -> int:
+        """How many offsets the group is from having committed these ends of topics."""
+        places = [TopicPartition(topic, partition) for topic in ends for partition in ends[topic]]
         with self._reader(group) as reader:
-            behind = 0
-            for topic in topics:
-                places = [TopicPartition(topic, partition) for partition in self.partitions(topic)]
-                for at in reader.committed(places, timeout=TIMEOUT_S):
-                    low, high = self._bounds(reader, topic, at.partition)
-                    behind += high - max(low, at.offset)
-            return behind
+            return sum(
+                max(
+                    0,
+                    ends[at.topic][at.partition]
+                    - max(self._bounds(reader, at.topic, at.partition)[0], at.offset),
+                )
+                for at in reader.committed(places, timeout=TIMEOUT_S)
+            )
 
     @contextmanager
     def following(

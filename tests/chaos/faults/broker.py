@@ -116,12 +116,24 @@ def outbox(lab: Lab, *services: str) -> int:
     )
 
 
-def until_drained(lab: Lab) -> None:
-    """Until there was a moment at which nothing waited: the relays keep up again."""
+def until_drained(lab: Lab, *services: str) -> None:
+    """Until everything that waits now, in these services or in all, has been published."""
+    newest = {
+        service: lab.sql(f"{service}db", "SELECT coalesce(max(id), 0) FROM outbox")[0][0]
+        for service in services or SERVICES
+    }
+
+    def left() -> int:
+        return sum(
+            int(lab.sql(f"{service}db", "SELECT count(*) FROM outbox WHERE id <= %s", last)[0][0])
+            for service, last in newest.items()
+        )
+
     until(
-        lambda: outbox(lab) == 0,
+        lambda: left() == 0,
         timeout_s=DRAINED_WITHIN_S,
-        about=lambda: f"{outbox(lab)} messages wait",
+        about=lambda: f"{left()} messages wait",
+        every_s=0.1,
     )
 
 

@@ -15,7 +15,7 @@ from ecom_local.parts import DATABASES, SERVICES
 from sqlalchemy.orm import Session
 
 from tests.chaos.fault import Fault
-from tests.chaos.faults.broker import outbox
+from tests.chaos.faults.broker import until_drained
 from tests.chaos.lab import Lab
 from tests.chaos.topics import Record, Topics
 from tests.support.shop import until
@@ -85,12 +85,12 @@ def _reorder(lab: Lab, service: str, *, commands: str, events: str) -> None:
         with lab.down(f"{service}-worker", "TERM"):
             begin = topics.ends(commands)
             lab.load.until_more(ORDERS)
-            _until_published(lab, "order")
+            until_drained(lab, "order")
             _shuffle(lab, topics, commands, begin)
             until_answered.enter_context(lab.down("order-worker", "TERM"))
             begin = topics.ends(events)
         _until_handled(topics, service)
-        _until_published(lab, service)
+        until_drained(lab, service)
         _shuffle(lab, topics, events, begin)
     _until_handled(topics)
 
@@ -303,23 +303,19 @@ def _letters(lab: Lab, service: str) -> Iterator[Session]:
 
 def _until_handled(topics: Topics, *services: str) -> None:
     """Until everything that stands in the topics now has been handled, by these services or by all."""
+    ends = {
+        service: {topic: topics.ends(topic) for topic in READ_BY[service]}
+        for service in services or SERVICES
+    }
 
     def behind() -> dict[str, int]:
-        return {s: topics.lag(f"{s}_service", READ_BY[s]) for s in services or SERVICES}
+        return {s: topics.behind(f"{s}_service", of_service) for s, of_service in ends.items()}
 
     until(
         lambda: not any(behind().values()),
         timeout_s=HANDLED_WITHIN_S,
         about=lambda: f"behind: {behind()}",
         every_s=0.3,
-    )
-
-
-def _until_published(lab: Lab, service: str) -> None:
-    until(
-        lambda: outbox(lab, service) == 0,
-        timeout_s=HANDLED_WITHIN_S,
-        about=lambda: f"{outbox(lab, service)} messages of {service} wait",
     )
 
 
