@@ -11,6 +11,7 @@ import datetime
 import os
 import random
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from ecom_local.errors import LocalError
+from ecom_local.paths import DOWNLOADS
 
 from tests.chaos import safeguards
 from tests.chaos.campaign import Result, describe, judge, observe, table
@@ -31,6 +33,8 @@ from tests.chaos.rotation import of_the_day
 HELD: Final = 0
 DID_NOT_HOLD: Final = 1
 COULD_NOT_RUN: Final = 2
+
+KEPT_LOGS: Final = DOWNLOADS / "chaos-logs"
 
 ORDERS: Final = 120
 SHORT_ORDERS: Final = 40
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COULD_NOT_RUN
     print(table(results))
     if options.markdown:
-        _write_markdown(options.markdown, results, seed=seed)
+        write_markdown(options.markdown, results, seed=seed)
     return HELD if all(result.held for result in results) else DID_NOT_HOLD
 
 
@@ -85,6 +89,8 @@ def run(
     while left:
         with _lab(seed + len(results), say) as lab:
             done = _run_on(lab, left, orders=orders, together=together, say=say)
+            if not all(result.held for result in done):
+                _keep_logs(lab, say)
         results += done
         left = left[len(done) :]
     return results
@@ -109,6 +115,12 @@ def _run_on(
         if not results[-1].held:
             break
     return results
+
+
+def _keep_logs(lab: Lab, say: Callable[[str], None]) -> None:
+    shutil.rmtree(KEPT_LOGS, ignore_errors=True)
+    shutil.copytree(lab.home / "logs", KEPT_LOGS)
+    say(f"the platform's logs are in {KEPT_LOGS}")
 
 
 def _told(results: list[Result], say: Callable[[str], None]) -> list[Result]:
@@ -153,7 +165,7 @@ def _clocked() -> Callable[[str], None]:
     return say
 
 
-def _write_markdown(path: Path, results: Sequence[Result], *, seed: int) -> None:
+def write_markdown(path: Path, results: Sequence[Result], *, seed: int) -> None:
     """Put the table between the markers of a document."""
     text = path.read_text()
     orders = sum(result.orders for result in results)

@@ -100,10 +100,8 @@ def judge(lab: Lab, runs: Sequence[Run]) -> list[Result]:
         lab.begin_run(run.load)
         _guarded(run, lambda run=run: _compare(run, taken))  # type: ignore[misc]
         run.problems += _found_by_audit(run, runs, report)
-        if not sum(run.firings.values()):
-            run.problems.append("the fault did not fire")
         run.load.close()
-    return [_result(run) for run in runs]
+    return [conclude(run) for run in runs]
 
 
 def audit(lab: Lab) -> Report:
@@ -212,13 +210,15 @@ def _guarded(run: Run, step: Callable[[], object], when: str = "") -> None:
         run.problems.append(f"{when}{type(error).__name__}: {error} ({place})")
 
 
-def _result(run: Run) -> Result:
+def conclude(run: Run) -> Result:
+    """The result; a fault that never happened has shown nothing, which is a failure."""
+    nothing = [] if sum(run.firings.values()) else ["the fault did not fire"]
     return Result(
         fault=run.fault,
         orders=len(run.load.history.order_ids),
         fired=sum(run.firings.values()),
         recovery_s=run.recovery_s,
-        problems=run.problems,
+        problems=[*run.problems, *nothing],
         answers=run.load.history.outcomes(),
     )
 
@@ -253,4 +253,4 @@ def _verdict(result: Result) -> str:
     return f"**no**: {result.problems[0][:120]}".replace("|", "/")
 
 
-__all__ = ["Result", "Run", "audit", "describe", "judge", "observe", "table"]
+__all__ = ["Result", "Run", "audit", "conclude", "describe", "judge", "observe", "table"]
