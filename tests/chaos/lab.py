@@ -198,12 +198,22 @@ class Lab:
 
     @contextmanager
     def down(self, part: str, sign: str = "KILL") -> Iterator[None]:
-        """It is killed, and not started again before the end; then it is waited for."""
+        """It ends by that signal, and is not started again before the end; then it is waited for.
+
+        KILL, or the one that its supervisor stops it with anyway. Its supervisor is told first: one that stops
+        what it is just starting again loses the signal now and then, and waits for nothing.
+        """
         pid = self.pid(part)
-        os.kill(pid, signal.Signals[f"SIG{sign}"])
-        self.until_gone(pid)
-        self.instance.supervisor.stop(part)
+        if sign == "KILL":
+            os.kill(pid, signal.SIGSTOP)  # it gets to do nothing about what its supervisor sends
+            self.instance.supervisor.stop(part)
+            os.kill(pid, signal.SIGKILL)
+        else:
+            assert sign == PARTS[part].stop_signal, (
+                f"{part} is stopped by {PARTS[part].stop_signal}"
+            )
         self.instance.stop(part)
+        self.until_gone(pid)
         self.fired(f"{part} down")
         try:
             yield

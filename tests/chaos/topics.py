@@ -118,11 +118,11 @@ class Topics:
         def done() -> bool:
             request = [ConsumerGroupTopicPartitions(group, starts)]
             try:
-                for future in self._admin.alter_consumer_group_offsets(request).values():
-                    future.result(TIMEOUT_S)
+                [answer] = self._admin.alter_consumer_group_offsets(request).values()
+                # Refused is each partition by itself.
+                return not any(at.error for at in answer.result(TIMEOUT_S).topic_partitions)
             except KafkaException:
                 return False
-            return True
 
         until(done, timeout_s=TIMEOUT_S, about=lambda: f"{group} has members", every_s=0.5)
 
