@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 from uuid import UUID
 
+import orjson
 from ecom_common import dead_letters
 from ecom_common.database import make_engine, make_sessions
 from ecom_contracts.topics import ALL_TOPICS, dead_letter_topic
@@ -162,7 +163,7 @@ def _forgotten(lab: Lab, topics: Topics, service: str) -> int:
 
 def _id(record: Record) -> str | None:
     try:
-        return str(UUID(json.loads(record.value or b"")["id"]))
+        return str(UUID(orjson.loads(record.value or b"")["id"]))
     except (ValueError, KeyError, TypeError):
         return None  # poison of another fault
 
