@@ -26,6 +26,7 @@ DELAY_S: Final = 0.1
 """Each way, for every chunk; an order takes some six messages one after the other."""
 NARROW_BYTES_PER_S: Final = 100_000.0
 SILENT_S: Final = 20.0
+STOP_WITHIN_S: Final = 20.0
 DRAINED_WITHIN_S: Final = 120.0
 SOON_S: Final = 5.0
 """An answer of an api that waits for no broker; far more than it takes on a busy machine."""
@@ -82,6 +83,8 @@ def _silent(lab: Lab) -> None:
         begin = time.monotonic()
         with wire.black_hole():
             time.sleep(SILENT_S)
+            took_s = lab.terminate("inventory-worker")
+            assert took_s < STOP_WITHIN_S, f"a worker took {took_s:.0f} s to end"
         only_good_answers(lab, since=begin)
         lab.fired("kafka silent: chunks held", wire.held)
         until_drained(lab)
@@ -169,7 +172,7 @@ FAULTS: Final = (
     ),
     Fault(
         name="kafka-silent",
-        shows="a broker that accepts everything and says nothing is outlived like one that is away",
+        shows="a broker that accepts everything and says nothing is outlived like one that is away, and keeps nobody from ending",
         level="broker",
         inject=_silent,
     ),

@@ -119,6 +119,8 @@ def _turned(records: Sequence[Record]) -> Iterator[bytes | None]:
 
 def _replayed(lab: Lab) -> None:
     topics = Topics(lab.instance.kafka_bootstrap)
+    lab.load.until_more(ORDERS)
+    _until_handled(topics)
     for service in SERVICES:
         with lab.down(f"{service}-worker", "TERM"):
             topics.rewind(f"{service}_service", READ_BY[service])
@@ -130,6 +132,8 @@ def _replayed(lab: Lab) -> None:
 
 def _pruned_and_replayed(lab: Lab) -> None:
     topics = Topics(lab.instance.kafka_bootstrap)
+    lab.load.until_more(ORDERS)
+    _until_handled(topics)
     for service in SERVICES:
         lab.sql(f"{service}db", f"UPDATE inbox SET received_at = received_at - interval '{OLD}'")
     for service in SERVICES:
