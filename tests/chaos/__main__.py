@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,13 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             orders=options.orders or (SHORT_ORDERS if options.short else ORDERS),
             together=options.short,
             say=say,
+            keep=lambda results: _keep(options.markdown, results, seed=seed),
         )
     except LocalError as error:
         print(f"could not run: {error}", file=sys.stderr)
         return COULD_NOT_RUN
     print(table(results))
-    if options.markdown:
-        write_markdown(options.markdown, results, seed=seed)
     return HELD if all(result.held for result in results) else DID_NOT_HOLD
 
 
@@ -79,26 +79,30 @@ def run(
     orders: int,
     together: bool,
     say: Callable[[str], None],
+    keep: Callable[[Sequence[Result]], None],
 ) -> list[Result]:
     """Run the faults one after the other, on one platform as long as everything holds on it.
 
-    `together`: one drain and one audit for all of them.
+    `together`: one drain and one audit for all of them. `keep` is told of what there is so far.
     """
     results: list[Result] = []
     left = list(faults)
     while left:
         with _lab(seed + len(results), say) as lab:
-            done = _run_on(lab, left, orders=orders, together=together, say=say)
-            if not all(result.held for result in done):
+            done = len(results)
+            for result in _run_on(lab, left, orders=orders, together=together, say=say):
+                say(describe(result))
+                results.append(result)
+                keep(results)
+            if not all(result.held for result in results[done:]):
                 _keep_logs(lab, say)
-        results += done
-        left = left[len(done) :]
+        left = list(faults)[len(results) :]
     return results
 
 
 def _run_on(
     lab: Lab, faults: Sequence[Fault], *, orders: int, together: bool, say: Callable[[str], None]
-) -> list[Result]:
+) -> Iterator[Result]:
     """Until the first that does not hold: what it has spoilt must not be held against the next."""
     if together:
         runs = []
@@ -107,14 +111,14 @@ def _run_on(
             runs.append(observe(lab, fault, orders=orders))
             if runs[-1].problems:
                 break
-        return _told(judge(lab, runs), say)
-    results: list[Result] = []
+        yield from judge(lab, runs)
+        return
     for fault in faults:
         say(f"── {fault.name}: {fault.shows}")
-        results += _told(judge(lab, [observe(lab, fault, orders=orders)]), say)
-        if not results[-1].held:
-            break
-    return results
+        [result] = judge(lab, [observe(lab, fault, orders=orders)])
+        yield result
+        if not result.held:
+            return
 
 
 def _keep_logs(lab: Lab, say: Callable[[str], None]) -> None:
@@ -123,10 +127,10 @@ def _keep_logs(lab: Lab, say: Callable[[str], None]) -> None:
     say(f"the platform's logs are in {KEPT_LOGS}")
 
 
-def _told(results: list[Result], say: Callable[[str], None]) -> list[Result]:
-    for result in results:
-        say(describe(result))
-    return results
+def _keep(document: Path | None, results: Sequence[Result], *, seed: int) -> None:
+    """After each result, so that an interrupted campaign leaves what it has found."""
+    if document is not None:
+        write_markdown(document, results, seed=seed)
 
 
 @contextmanager
@@ -218,4 +222,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # Or the platform would outlive us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(COULD_NOT_RUN))
     sys.exit(main())

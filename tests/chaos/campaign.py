@@ -70,7 +70,8 @@ class Result:
 
 def observe(lab: Lab, fault: Fault, *, orders: int) -> Run:
     """Inject the fault under a load of at least so many orders; the load has ended and is final after it."""
-    load = Load(lab, random.Random(lab.random.getrandbits(64)))
+    source = random.Random(lab.random.getrandbits(64))
+    load = Load(lab, source, without=fault.load_without)
     run = Run(fault, load, attention_before=_attention(audit(lab)))
     begin = published.ends(lab.instance.kafka_bootstrap)
     lab.begin_run(load)

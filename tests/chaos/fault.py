@@ -32,6 +32,8 @@ class Fault:
     needs_root: bool = False
     check: Callable[[Lab], None] | None = None
     """What must hold after the drain, beside what holds after every fault."""
+    load_without: frozenset[str] = frozenset()
+    """Kinds of the load's mix that would drown what is to be seen."""
     attention: frozenset[str] = frozenset()
     """What it leaves behind for people on purpose, by the auditor's kinds: "dead letter", "flagged", …"""
     published_once: bool = False

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -158,7 +158,16 @@ class Customers:
 class Load:
     """The customers of one run, and the goods they want. Inside of `with` they order."""
 
-    def __init__(self, platform: Shopfront, random: random.Random) -> None:
+    def __init__(
+        self,
+        platform: Shopfront,
+        random: random.Random,
+        *,
+        without: Collection[str] = frozenset(),
+    ) -> None:
+        """`without`: kinds of `MIX` that nobody is of."""
+        assert set(without) <= MIX.keys(), without
+        self._mix = {kind: share for kind, share in MIX.items() if kind not in without}
         self.history = History()
         self.customers = Customers(platform, self.history)
         self.shop = self.customers.shop
@@ -294,7 +303,7 @@ class Load:
     def _shop_on(self, customer: str, source: random.Random) -> None:
         try:
             while not self._stop.is_set():
-                kind = source.choices(list(MIX), list(MIX.values()))[0]
+                kind = source.choices(list(self._mix), list(self._mix.values()))[0]
                 self._act(kind, customer, source)
                 self._stop.wait(source.uniform(*PAUSE_S))
         except Exception as error:

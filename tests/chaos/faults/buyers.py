@@ -223,6 +223,8 @@ FAULTS: Final = (
         level="database",
         inject=_last_units_without_our_check,
         environment={"inventory": {"WITHOUT_SAFEGUARDS": "oversell-check"}},
+        # Each of these would be a bug to the handler too, again at every ask.
+        load_without=frozenset({"out of stock", "hot"}),
         attention=frozenset({"dead letter"}),
     ),
 )
