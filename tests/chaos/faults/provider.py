@@ -11,17 +11,21 @@ from ecom_local.parts import DATABASES
 
 from tests.chaos.fault import Fault
 from tests.chaos.history import FINAL
-from tests.chaos.lab import Lab, Settings
+from tests.chaos.lab import Lab, Settings, merged
 from tests.chaos.load import Wish
 from tests.support.shop import STAFF_SCOPES, until
 
 ORDERS: Final = 12
 FINAL_WITHIN_S: Final = 90.0
 SLOW_S: Final = 40.0
-# A call may take longer than the slow ones do, a lease longer than two of them, and orders wait for it.
-PATIENT: Final[Settings] = {
+# Orders wait for the provider, however busy the machine is: what is on trial is not their deadline.
+WAITING: Final[Settings] = {
     "order": {"ORDER_DEADLINE_S": "100"},
     "inventory": {"RESERVATION_TTL_S": "150"},
+}
+# A call may take longer than the slow ones do, and a lease longer than two of them.
+PATIENT: Final[Settings] = {
+    **WAITING,
     "payment": {
         "SIMULATOR_SLOW_S": str(SLOW_S),
         "PROVIDER_TIMEOUT_S": "50",
@@ -33,7 +37,7 @@ LATE_S: Final = 2.0
 AWAY_S: Final = 15.0
 
 # The sweeper does not ask again before the provider has answered.
-UNHURRIED: Final[Settings] = {"order": {"ASK_AGAIN_AFTER_S": "4"}}
+UNHURRIED: Final[Settings] = merged(WAITING, {"order": {"ASK_AGAIN_AFTER_S": "4"}})
 _FAILED_REFUND: Final = "kind = 'refund' AND o.state = 'failed'"
 
 Placed = Mapping[str, Wish]
@@ -218,24 +222,28 @@ FAULTS: Final = (
         shows="a time-out is no answer: the charge is asked for again with its key, and made once",
         level="provider",
         inject=_time_out_then_success,
+        environment=WAITING,
     ),
     Fault(
         name="provider-times-out-then-declines",
         shows="nor is it a decline before the provider says so: then the order is rejected, and nothing taken",
         level="provider",
         inject=_time_out_then_decline,
+        environment=WAITING,
     ),
     Fault(
         name="provider-fails",
         shows="an error of the provider's is an unknown outcome, which is asked for again",
         level="provider",
         inject=_errors,
+        environment=WAITING,
     ),
     Fault(
         name="provider-away",
         shows="a provider that cannot be reached, or is silent, costs time and no order",
         level="provider",
         inject=_away,
+        environment=WAITING,
     ),
     Fault(
         name="provider-takes-40-s",
