@@ -31,10 +31,13 @@ from tests.chaos.probing import confirmed_within
 RECOVERS_WITHIN_S: Final = 90.0
 """From the end of a fault to an order that was placed after it and is confirmed."""
 SETTLES_WITHIN_S: Final = 150.0
+HOPELESS_S: Final = 30.0
+"""When something did not hold already: perhaps nothing settles any more."""
 DRAIN_S: Final = RESERVATION_TTL_S + 3.0
 # After the drain nothing is on its way any more.
 PATIENCE: Final = Patience(grace_s=10.0, settle_s=2.0, pause_s=0.5)
 MOST_SHOWN: Final = 8
+FOR_ATTENTION: Final = "left for attention: "
 MEANWHILE: Final = "meanwhile: "
 """Begins what did not hold while the fault lasted; the other problems were found after the drain."""
 
@@ -82,7 +85,7 @@ def observe(lab: Lab, fault: Fault, *, orders: int) -> Run:
             _guarded(run, lab.heal)
         _guarded(run, load.stop)
         run.ended_at = time.monotonic()
-        _settle(lab, load)
+        _settle(lab, SETTLES_WITHIN_S if not run.problems else HOPELESS_S)
         run.firings = lab.firings
         _guarded(run, lambda: _compare_topics(lab, run, begin))
     return run
@@ -135,9 +138,9 @@ def _recover(lab: Lab, load: Load) -> float:
     return seconds
 
 
-def _settle(lab: Lab, load: Load) -> None:
+def _settle(lab: Lab, within_s: float) -> None:
     """Until every order is final. What never is shows as a lie later, with its name."""
-    deadline = time.monotonic() + SETTLES_WITHIN_S
+    deadline = time.monotonic() + within_s
     open_orders = "SELECT count(*) FROM orders WHERE status IN ('pending', 'cancelling')"
     while time.monotonic() < deadline:
         with suppress(Exception):  # a database that is not back yet
@@ -159,6 +162,7 @@ def _compare_topics(lab: Lab, run: Run, begin: published.Ends) -> None:
     found = published.since(lab.instance.kafka_bootstrap, begin)
     assert found, "nothing was published"
     run.problems += published.disorder(found, once=run.fault.published_once)
+    run.problems += published.stale(found)
 
 
 def _compare(run: Run, taken: dict[str, int]) -> None:
@@ -186,7 +190,7 @@ def _found_by_audit(run: Run, runs: Sequence[Run], report: Report) -> list[str]:
     ]
     left_behind = _attention(report) - run.attention_before
     found += [
-        f"left for attention: {kind} {subject}"
+        f"{FOR_ATTENTION}{kind} {subject}"
         for kind, subject in sorted(left_behind)
         if kind not in run.fault.attention and (len(runs) == 1 or _mentions(subject, own))
     ]

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from tests.chaos.customers import Wish
 from tests.chaos.history import FINAL
-from tests.chaos.load import Load, Wish
+from tests.chaos.load import Load
 
 PROBE_S: Final = 20.0
 """After which one more order is placed to see whether it works by now."""

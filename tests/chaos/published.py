@@ -91,6 +91,19 @@ def disorder(publications: Iterable[Publication], *, once: bool) -> Iterator[str
         newest[p.topic, p.key] = max(newest[p.topic, p.key], p.sequence)
 
 
+def stale(publications: Iterable[Publication]) -> Iterator[str]:
+    """Keys of a compacted topic whose last message, which alone is kept, is not their newest."""
+    newest: dict[str, int] = defaultdict(int)
+    last: dict[str, int] = {}
+    for p in publications:
+        if p.topic == CATALOG.name:
+            newest[p.key] = max(newest[p.key], p.sequence)
+            last[p.key] = p.sequence
+    for key, sequence in last.items():
+        if sequence < newest[key]:
+            yield f"{CATALOG.name}: {key} ends with {sequence}, and {newest[key]} was published before"
+
+
 def _read(reader: Consumer, topic: str, *, start: int, end: int) -> Iterator[Publication]:
     offset, deadline = start, time.monotonic() + TIMEOUT_S
     while offset < end:

@@ -69,6 +69,12 @@ def test_every_safeguard_that_can_be_left_out_has_a_fault_that_shows_it() -> Non
     assert {"row-locks", "relay-lock", "oversell-check"} <= safeguards.SHOWN_BY.keys()
 
 
+def test_what_is_found_without_a_safeguard_is_counted_by_its_kind() -> None:
+    assert safeguards.kind_of("audit: reserved: MUG: 3 | 2") == "audit: reserved"
+    assert safeguards.kind_of("catalog: MUG went back from 2 to 1") == "topic catalog"
+    assert safeguards.kind_of("order 7 is still pending (held, none)") == "history"
+
+
 def test_the_table_says_what_held_and_what_did_not() -> None:
     good = Result(a_fault(name="good"), orders=12, fired=3, recovery_s=1.25, problems=[])
     bad = Result(a_fault(name="bad"), orders=9, fired=0, recovery_s=None, problems=["x | y"])

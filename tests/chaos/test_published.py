@@ -1,6 +1,6 @@
 """What stands in the topics is compared with what relays promise."""
 
-from tests.chaos.published import Publication, disorder
+from tests.chaos.published import Publication, disorder, stale
 
 
 def published(*messages: tuple[str, int]) -> list[Publication]:
@@ -31,3 +31,13 @@ def test_keys_and_topics_have_their_own_order() -> None:
     other_key = [Publication("orders.events", "order-2", "c", 1)]
     other_topic = [Publication("catalog", "order-1", "d", 1)]
     assert list(disorder(published(("a", 5)) + other_key + other_topic, once=True)) == []
+
+
+def test_a_compacted_topic_has_to_end_with_the_newest_of_each_key() -> None:
+    item = [
+        Publication("catalog", "MUG", name, sequence) for name, sequence in (("a", 1), ("b", 2))
+    ]
+    assert list(stale(item + item)) == []
+    [found] = stale([*item, item[0]])
+    assert "MUG ends with 1" in found
+    assert list(stale([*published(("a", 2), ("b", 1))])) == []

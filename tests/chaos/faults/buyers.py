@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from tests.chaos.customers import Wish
 from tests.chaos.fault import Fault
 from tests.chaos.history import FINAL
 from tests.chaos.lab import Lab
-from tests.chaos.load import Wish
 from tests.support.shop import until
 
 T = TypeVar("T")
