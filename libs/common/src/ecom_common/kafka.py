@@ -21,6 +21,9 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The broker's usual limit, so that whatever it has given us can be published as a dead letter."""
 TOPIC_TIMEOUT_MS: Final = 1_000
 ADMIN_TIMEOUT_S: Final = 5
+LOOK_AGAIN_TIMEOUT_S: Final = 2
+"""For a client that has been connected before. With a relay's round beside it, it stays below the time after
+which the database ends a relay's session."""
 
 log = logging.getLogger(__name__)
 # librdkafka's own words (broker down, broker up) end in our log format.
@@ -101,6 +104,7 @@ class Topics:
     def __init__(self, settings: KafkaSettings, topics: Iterable[Topic], *, client_id: str) -> None:
         self._settings = settings
         self._topics = tuple(topics)
+        self._timeout_s = ADMIN_TIMEOUT_S
         self._admin = AdminClient(_connection(settings, client_id), logger=_client_log)
 
     def ensure(self) -> None:
@@ -111,11 +115,12 @@ class Topics:
         """
         self._admin.poll(0)  # its log lines wait for somebody to fetch them
         try:
-            existing = self._admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
+            existing = self._admin.list_topics(timeout=self._timeout_s).topics
         except KafkaException as error:
             raise DependencyDown(f"the broker does not answer: {error}") from error
         if missing := [topic for topic in self._topics if topic.name not in existing]:
             self._create(missing)
+        self._timeout_s = LOOK_AGAIN_TIMEOUT_S
 
     def _create(self, topics: Iterable[Topic]) -> None:
         wanted = [
