@@ -8,6 +8,7 @@ from uuid import UUID
 
 import orjson
 import pytest
+from confluent_kafka import Consumer as KafkaConsumer
 from ecom_common import kafka
 from ecom_common.consumer import POISON_TRIES, Consumer
 from ecom_common.database import make_engine, make_sessions
@@ -552,6 +553,41 @@ def test_the_lag_is_exported_for_assigned_partitions_only(
     with a_consumer(database, broker, broker.topic()) as other:
         other.observe_lag()
         assert REGISTRY.get_sample_value("ecom_consumer_lag", labels) is None
+
+
+def test_a_client_that_has_failed_for_good_is_replaced(database: Database, broker: Broker) -> None:
+    topic, group = broker.topic(), broker.group()
+    ids, messages = some_messages(3)
+    broker.produce(topic, messages)
+    # No broker has such an assignor; like a group that the broker has lost, that is the end of a client.
+    hopeless = KafkaConsumer(
+        {
+            "bootstrap.servers": broker.bootstrap,
+            "group.id": group,
+            "group.protocol": "consumer",
+            "group.remote.assignor": "nobody",
+            "log_level": 0,
+        }
+    )
+    made: list[KafkaConsumer] = []
+
+    def renew() -> KafkaConsumer:
+        made.append(kafka.make_consumer(broker.settings, client_id="tests", group=group))
+        return made[-1]
+
+    consumer = Consumer(
+        hopeless,
+        database.sessions,
+        {TYPE: leave_effects},
+        topics=[topic],
+        dead_letter_topic=DEAD,
+        max_batch=100,
+        renew=renew,
+    )
+    handled(consumer, 3)
+    consumer.close()
+    assert len(made) == 1
+    assert effects(database) == ids
 
 
 def _holds(consumer: Consumer) -> bool:

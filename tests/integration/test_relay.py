@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 from confluent_kafka import Producer
 from ecom_common import kafka
+from ecom_common.crash_points import use_hook
 from ecom_common.kafka import MAX_MESSAGE_BYTES
 from ecom_common.outbox import Outgoing
 from ecom_common.relay import (
@@ -108,6 +109,26 @@ def first_deliveries(broker: Broker, topic: str) -> dict[str, list[str]]:
     for record in broker.read(topic):
         by_key[record.key][(record.value or b"").decode()] = None
     return {key: list(found) for key, found in by_key.items()}
+
+
+def test_a_relay_that_was_stopped_in_the_middle_of_a_round_sends_nothing_more_of_it(
+    database: Database, broker: Broker
+) -> None:
+    topic = broker.topic()
+    clock = Clock()
+    database.publish(*numbered(topic, "k", range(10)))
+    with a_relay(database, broker, clock=clock) as relay:
+        use_hook(lambda name: clock.pass_(30) if name == "relay.half_sent" else None)
+        try:
+            assert relay.run_once() == 4
+        finally:
+            use_hook(None)
+        assert len(values(broker, topic)) == 4
+        assert len(database.waiting()) == 6
+        eventually(drained(relay, database))
+    assert values(broker, topic) == [
+        message.payload.decode() for message in numbered(topic, "k", range(10))
+    ]
 
 
 def test_what_is_in_the_outbox_is_published_with_its_key_and_forgotten(

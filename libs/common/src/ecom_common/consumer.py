@@ -5,7 +5,8 @@ crash anywhere repeats messages, and the inbox drops them. Offsets are only a hi
 
 Poison (cannot be decoded, or its handler fails three times) goes to the dead letters alone, and nothing
 waits behind it. A database that is down is not poison: the batch is held, the partitions are paused, and
-the consumer keeps polling so that the group keeps it.
+the consumer keeps polling so that the group keeps it. A client that has failed for good, as when the broker
+has lost its groups, is replaced: it would go on polling and never hear anything again.
 """
 
 import logging
@@ -46,9 +47,13 @@ class Consumer:
         topics: Sequence[str],
         dead_letter_topic: str,
         max_batch: int,
+        renew: Callable[[], KafkaConsumer] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`renew` makes another client in place of `kafka` when that one has failed for good."""
         self._kafka = kafka
+        self._topics = list(topics)
+        self._renew = renew
         self._sessions = sessions
         self._handlers = handlers
         self._dead_letter_topic = dead_letter_topic
@@ -57,11 +62,15 @@ class Consumer:
         self._held: list[Message] = []
         self._holds = 0
         self._retry_at = 0.0
-        kafka.subscribe(list(topics), on_revoke=_forget_pause)
+        kafka.subscribe(self._topics, on_revoke=_forget_pause)
 
     def run_once(self, timeout_s: float) -> int:
         """Handle what has queued up, waiting at most `timeout_s` for the first; how many were handled."""
-        messages = self._next_batch(timeout_s)
+        try:
+            messages = self._next_batch(timeout_s)
+        except _FailedForGood as error:
+            self._replace_client(error)
+            return 0
         if not messages:
             return 0
         try:
@@ -107,6 +116,17 @@ class Consumer:
             return []
         rest = self._kafka.consume(self._max_batch - 1, 0) if self._max_batch > 1 else []
         return [message for message in (first, *rest) if _is_message(message)]
+
+    def _replace_client(self, error: "_FailedForGood") -> None:
+        if self._renew is None:
+            raise error
+        log.error("the consumer is replaced: %s", error)
+        self._kafka.close()
+        self._kafka = self._renew()
+        # What was held is not committed: the new client gets it again.
+        self._held = []
+        self._holds = 0
+        self._kafka.subscribe(self._topics, on_revoke=_forget_pause)
 
     def _hold(self, messages: list[Message], error: Exception) -> None:
         if not self._held:
@@ -249,10 +269,16 @@ def _is_its_own_fault(error: Exception) -> bool:
     return classify(error) is Trouble.UNEXPECTED or sql_state(error) == UNIQUE_VIOLATION
 
 
+class _FailedForGood(Exception):
+    """The client says that it will never work again."""
+
+
 def _is_message(message: Message) -> bool:
     error = message.error()
     if error is None:
         return True
+    if error.fatal() or error.code() == KafkaError._FATAL:  # the flag is not always set
+        raise _FailedForGood(str(error))
     if error.code() != KafkaError._PARTITION_EOF:
         log.warning("the consumer reports: %s", error)
     return False

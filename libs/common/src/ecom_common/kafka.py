@@ -32,6 +32,9 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The broker's usual limit, so that whatever it has given us can be published as a dead letter."""
 TOPIC_TIMEOUT_MS: Final = 1_000
 ADMIN_TIMEOUT_S: Final = 5
+LOOK_AGAIN_TIMEOUT_S: Final = 2
+"""For a client that has been connected before. With a relay's round beside it, it stays below the time after
+which the database ends a relay's session."""
 
 # What a broker says of a group just after it has started, or when it has never heard of any.
 _LOADING: Final = frozenset(
@@ -128,38 +131,56 @@ def make_consumer(settings: KafkaSettings, *, client_id: str, group: str) -> Con
     return Consumer(options, logger=_client_log)
 
 
-def ensure_topics(settings: KafkaSettings, topics: Iterable[Topic], *, client_id: str) -> None:
-    """Create the topics that are missing; raise DependencyDown when the broker does not answer.
+class Topics:
+    """Makes sure that some topics are there. It keeps its client: workers look again and again, because a
+    broker may lose its topics while they run."""
 
-    Existing topics are left as they are: partitions and retention are the operator's from then on, and so
-    a broker that lets us create none will do when it has them all.
-    """
-    admin = AdminClient(_connection(settings, client_id), logger=_client_log)
-    try:
-        existing = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
-    except KafkaException as error:
-        raise DependencyDown(f"the broker does not answer: {error}") from error
-    wanted = [
-        NewTopic(
-            topic.name,
-            num_partitions=settings.partitions or topic.partitions,
-            replication_factor=settings.replication_factor,
-            config=_topic_options(topic),
-        )
-        for topic in topics
-        if topic.name not in existing
-    ]
-    if not wanted:
-        return
-    for name, future in admin.create_topics(wanted, request_timeout=ADMIN_TIMEOUT_S).items():
+    def __init__(self, settings: KafkaSettings, topics: Iterable[Topic], *, client_id: str) -> None:
+        self._settings = settings
+        self._topics = tuple(topics)
+        self._timeout_s = ADMIN_TIMEOUT_S
+        self._admin = AdminClient(_connection(settings, client_id), logger=_client_log)
+
+    def ensure(self) -> None:
+        """Create those that are missing; raise DependencyDown when the broker does not answer.
+
+        Existing topics are left as they are: partitions and retention are the operator's from then on, and so
+        a broker that lets us create none will do when it has them all.
+        """
+        self._admin.poll(0)  # its log lines wait for somebody to fetch them
         try:
-            future.result(ADMIN_TIMEOUT_S + 1)
-            log.info("created topic %s", name)
+            existing = self._admin.list_topics(timeout=self._timeout_s).topics
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise DependencyDown(f"topic {name} could not be created: {error}") from error
-        except TimeoutError as error:
-            raise DependencyDown("the broker does not answer") from error
+            raise DependencyDown(f"the broker does not answer: {error}") from error
+        if missing := [topic for topic in self._topics if topic.name not in existing]:
+            self._create(missing)
+        self._timeout_s = LOOK_AGAIN_TIMEOUT_S
+
+    def _create(self, topics: Iterable[Topic]) -> None:
+        wanted = [
+            NewTopic(
+                topic.name,
+                num_partitions=self._settings.partitions or topic.partitions,
+                replication_factor=self._settings.replication_factor,
+                config=_topic_options(topic),
+            )
+            for topic in topics
+        ]
+        created = self._admin.create_topics(wanted, request_timeout=ADMIN_TIMEOUT_S)
+        for name, future in created.items():
+            try:
+                future.result(ADMIN_TIMEOUT_S + 1)
+                log.info("created topic %s", name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise DependencyDown(f"topic {name} could not be created: {error}") from error
+            except TimeoutError as error:
+                raise DependencyDown("the broker does not answer") from error
+
+
+def ensure_topics(settings: KafkaSettings, topics: Iterable[Topic], *, client_id: str) -> None:
+    """Make sure once that the topics are there; see `Topics`."""
+    Topics(settings, topics, client_id=client_id).ensure()
 
 
 def group_lag(

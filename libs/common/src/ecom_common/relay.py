@@ -2,7 +2,8 @@
 
 One relay per service is active. It holds a session advisory lock on a connection of its own and touches
 that connection before every round, so a relay that has lost it does not publish. A relay whose process was
-stopped keeps its TCP connection and with it the lock: the server ends that session after 10 idle seconds.
+stopped keeps its TCP connection and with it the lock: the server ends that session after 10 idle seconds, and
+a relay that goes on after such a time hands nothing more over of what it has read.
 
 It reads by id without a cursor, because ids are allocated before commit and a cursor would skip whoever
 commits late. It is delivery at least once: a crash between produce and delete sends a message twice.
@@ -20,6 +21,8 @@ from sqlalchemy import Connection, Engine, text
 from ecom_common import metrics
 from ecom_common.crash_points import crash_point
 from ecom_common.database import make_engine
+from ecom_common.kafka import DELIVERY_TIMEOUT_MS
+from ecom_common.safeguards import is_off
 
 BATCH: Final = 1_000
 """Most messages in one round."""
@@ -35,6 +38,9 @@ LATE_COMMIT_S: Final = 15.0
 """Rows that commit later than this after their id was drawn are found by the full scan only."""
 
 IDLE_SESSION_TIMEOUT_S: Final = 10.0
+HOLDS_S: Final = IDLE_SESSION_TIMEOUT_S - DELIVERY_TIMEOUT_MS / 1000
+"""How long after its last sign of life a relay may hand messages to its producer: that may keep them for its
+delivery time-out, and the session with the lock has to outlive that."""
 
 # Refusals that do not get better by trying again: the message itself is at fault.
 _UNSENDABLE: Final = frozenset(
@@ -138,8 +144,10 @@ class Relay:
             connection = self._lead()
             if connection is None:
                 return 0
+            # Before the read and not after it: the server's idle time begins while its answer is on its way.
+            ours_until = self._clock() + HOLDS_S
             rows = self._read(connection)
-            sent = self._produce(rows) if rows else set()
+            sent = self._produce(rows, ours_until) if rows else set()
             done = _in_order(rows, sent)
             if done:
                 crash_point("relay.before_delete")
@@ -168,7 +176,7 @@ class Relay:
         connection = self._engine.connect()
         try:
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            leads = bool(connection.scalar(_LOCK))
+            leads = is_off("relay-lock") or bool(connection.scalar(_LOCK))
         except Exception:
             connection.close()
             raise
@@ -215,8 +223,8 @@ class Relay:
                 self._low_water.left(parked.row_id)
         metrics.OUTBOX_PARKED_KEYS.set(len(self._parked))
 
-    def _produce(self, rows: Sequence[_Row]) -> set[int]:
-        """Send the rows in order; the ids of those acknowledged."""
+    def _produce(self, rows: Sequence[_Row], ours_until: float) -> set[int]:
+        """Send the rows in order, while nobody else can lead; the ids of those acknowledged."""
         producer = self._producer = self._producer or self._make_producer()
         sent: set[int] = set()
         failures: list[KafkaError] = []
@@ -225,6 +233,12 @@ class Relay:
                 crash_point("relay.half_sent")
             if row.stream in self._parked or (row.topic, None) in self._parked:
                 continue
+            if self._clock() >= ours_until:
+                # Stopped and continued: others may have published these rows, and newer ones of their keys.
+                log.warning(
+                    "this round took too long: %d messages are left", len(rows) - number + 1
+                )
+                break
             try:
                 producer.produce(
                     row.topic,

@@ -38,6 +38,8 @@ LIVE_WITHIN_S: Final = 30.0
 SIDE_JOB_STOP_S: Final = 8.0
 """With two rounds of a broker that hangs (5 s each) the process still ends within 20 s."""
 LAG_EVERY_S: Final = 5.0
+PREPARE_EVERY_S: Final = 10.0
+"""How often a worker that runs makes sure again: a broker may lose its topics at any time."""
 _STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 log = logging.getLogger(__name__)
@@ -81,10 +83,12 @@ class Worker:
         prepare: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`prepare` is tried until it succeeds, before the first message is consumed or published."""
+        """`prepare` is tried until it succeeds, before the first message is consumed or published; then it is
+        called again now and then, and its failures hold up nothing any more."""
         self._sessions = sessions
         self._prepare = prepare
         self._is_prepared = False
+        self._prepare_due_at = clock()
         self._consumer = consumer
         self._relay = relay
         self._sweeps = sweeps
@@ -114,7 +118,9 @@ class Worker:
     def run_once(self) -> int:
         """One round; how many messages were handled or published."""
         done = 0
-        if self._is_prepared or self._guarded("prepare", self._prepare_once):
+        if self._clock() >= self._prepare_due_at:
+            self._guarded("prepare", self._prepare_once)
+        if self._is_prepared:
             done += self._guarded("consume", lambda: self._consumer.run_once(IDLE_POLL_S))
             done += self._guarded("relay", self._relay.run_once)
         now = self._clock()
@@ -150,7 +156,13 @@ class Worker:
         return done
 
     def _prepare_once(self) -> int:
-        self._prepare()
+        self._prepare_due_at = self._clock() + PREPARE_EVERY_S
+        try:
+            self._prepare()
+        except Exception:
+            if not self._is_prepared:
+                self._prepare_due_at = self._clock()  # nothing else can be done before
+            raise
         self._is_prepared = True
         return 1
 

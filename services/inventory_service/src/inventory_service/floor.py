@@ -107,8 +107,8 @@ class Floor:
         shortages = []
         for sku, quantity in quantities.items():
             level = self.stock.levels.get(sku)
-            available = level.available if level is not None and level.for_sale else 0
-            if quantity > available:
+            if level is None or not level.for_sale or not level.covers(quantity):
+                available = level.available if level is not None and level.for_sale else 0
                 shortages.append({"sku": sku, "requested": quantity, "available": available})
         return shortages
 

@@ -11,6 +11,7 @@ from typing import cast as typed
 from uuid import UUID
 
 from ecom_common.bulk import insert_rows, update_rows
+from ecom_common.database import lock_rows
 from ecom_contracts.messages import ReservationState
 from sqlalchemy import (
     ARRAY,
@@ -56,7 +57,7 @@ def lock_items(session: Session, skus: Collection[str]) -> dict[str, Item]:
     if not skus:
         return {}
     query = select(Item).where(_is_any_of(Item.sku, skus)).order_by(Item.sku)
-    items = session.scalars(query.with_for_update(key_share=True)).all()
+    items = session.scalars(lock_rows(query, key_share=True)).all()
     session.expunge_all()
     return {item.sku: item for item in items}
 
@@ -69,9 +70,9 @@ def lock_reservations(session: Session, order_ids: Collection[UUID]) -> dict[UUI
         _reservations_with_lines()
         .where(Reservation.order_id == any_(cast(sorted(order_ids), ARRAY(Uuid))))
         .order_by(Reservation.order_id)
-        .with_for_update(of=Reservation, key_share=True)
     )
-    reservations = session.scalars(query).unique().all()
+    locked = lock_rows(query, of=Reservation, key_share=True)
+    reservations = session.scalars(locked).unique().all()
     session.expunge_all()
     return {reservation.order_id: reservation for reservation in reservations}
 
@@ -84,9 +85,9 @@ def lock_due_reservations(session: Session, most: int) -> dict[UUID, Reservation
         .where(Reservation.expires_at <= func.db_now())
         .order_by(Reservation.expires_at)
         .limit(most)
-        .with_for_update(key_share=True, skip_locked=True)
     )
-    return lock_reservations(session, session.scalars(query).all())
+    due = session.scalars(lock_rows(query, key_share=True, skip_locked=True)).all()
+    return lock_reservations(session, due)
 
 
 def lock_stock_levels(session: Session, skus: Collection[str]) -> dict[str, StockLevel]:
@@ -99,9 +100,8 @@ def lock_stock_levels(session: Session, skus: Collection[str]) -> dict[str, Stoc
         .where(_is_any_of(StockLevel.sku, skus))
         .order_by(StockLevel.sku)
         .options(with_expression(StockLevel.for_sale, Item.active))
-        .with_for_update(of=StockLevel, key_share=True)
     )
-    levels = session.scalars(query).all()
+    levels = session.scalars(lock_rows(query, of=StockLevel, key_share=True)).all()
     session.expunge_all()
     return {level.sku: level for level in levels}
 

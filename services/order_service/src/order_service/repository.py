@@ -12,6 +12,7 @@ from uuid import UUID
 
 from ecom_common import idempotency, outbox
 from ecom_common.bulk import insert_rows, update_rows
+from ecom_common.database import lock_rows
 from ecom_common.idempotency import Key, Stored
 from ecom_common.outbox import Outgoing
 from ecom_common.tables import outbox as outbox_table
@@ -98,20 +99,15 @@ def _detached(session: Session, statement: Select[Order]) -> list[Order]:
 
 def lock_orders(session: Session, ids: Collection[UUID]) -> dict[UUID, Order]:
     """The orders, with their lines, locked until the end of the transaction."""
-    statement = (
-        select(Order)
-        .where(Order.id.in_(sorted(ids)))
-        .order_by(Order.id)
-        .with_for_update()
-        .options(selectinload(Order.lines))
-    )
-    return {order.id: order for order in _detached(session, statement)}
+    statement = select(Order).where(Order.id.in_(sorted(ids))).order_by(Order.id)
+    with_lines = lock_rows(statement).options(selectinload(Order.lines))
+    return {order.id: order for order in _detached(session, with_lines)}
 
 
 def lock_orders_without_lines(session: Session, ids: Collection[UUID]) -> dict[UUID, Order]:
     """The orders, locked; their lines are only needed to reserve, which placement does."""
-    statement = select(Order).where(Order.id.in_(sorted(ids))).order_by(Order.id).with_for_update()
-    return {order.id: order for order in _detached(session, statement)}
+    statement = select(Order).where(Order.id.in_(sorted(ids))).order_by(Order.id)
+    return {order.id: order for order in _detached(session, lock_rows(statement))}
 
 
 def lock_due_orders(session: Session, *, now: datetime, most: int) -> list[Order]:
@@ -125,10 +121,9 @@ def lock_due_orders(session: Session, *, now: datetime, most: int) -> list[Order
         .where(_IS_OPEN, Order.due_at <= now, or_(_NOTHING_UNSENT, overdue))
         .order_by(Order.due_at)
         .limit(most)
-        .with_for_update(skip_locked=True)
         .options(selectinload(Order.lines))
     )
-    return _detached(session, statement)
+    return _detached(session, lock_rows(statement, skip_locked=True))
 
 
 def load_orders(session: Session, ids: Collection[UUID]) -> dict[UUID, Order]:

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 from ecom_common.bulk import insert_rows, update_rows
+from ecom_common.database import lock_rows
 from ecom_contracts.messages import PaymentState
 from sqlalchemy import ColumnElement, Select, Table, func, inspect, or_, select
 from sqlalchemy.orm import Session, raiseload, selectinload
@@ -56,22 +57,13 @@ def lock_intents_by_id(session: Session, intent_ids: Collection[UUID]) -> dict[U
 
 
 def _lock(session: Session, which: ColumnElement[bool]) -> Sequence[PaymentIntent]:
-    intents = session.scalars(
-        select(PaymentIntent)
-        .where(which)
-        .order_by(PaymentIntent.order_id)
-        .with_for_update()
-        .options(raiseload("*"))
-    ).all()
+    query = select(PaymentIntent).where(which).order_by(PaymentIntent.order_id)
+    intents = session.scalars(lock_rows(query).options(raiseload("*"))).all()
     operations: dict[UUID, list[Operation]] = {intent.id: [] for intent in intents}
     if intents:
         # Locked too: claiming changes operations without a look at their intents.
-        for operation in session.scalars(
-            select(Operation)
-            .where(Operation.payment_id.in_(operations))
-            .order_by(Operation.id)
-            .with_for_update()
-        ):
+        theirs = select(Operation).where(Operation.payment_id.in_(operations))
+        for operation in session.scalars(lock_rows(theirs.order_by(Operation.id))):
             operations[operation.payment_id].append(operation)
     for intent in intents:
         set_committed_value(intent, "operations", operations[intent.id])
@@ -88,7 +80,7 @@ def lock_due_operations(
     """
     # The time comes with the rows: this is asked many times a second, and mostly finds nothing.
     now = func.db_now()
-    rows = session.execute(
+    query = (
         select(Operation, PaymentIntent, now)
         .join(PaymentIntent, PaymentIntent.id == Operation.payment_id)
         .where(
@@ -97,20 +89,16 @@ def lock_due_operations(
         )
         .order_by(Operation.next_attempt_at)
         .limit(most)
-        .with_for_update(of=Operation, skip_locked=True)
-    ).all()
+    )
+    rows = session.execute(lock_rows(query, of=Operation, skip_locked=True)).all()
     session.expunge_all()
     return [(operation, intent, at) for operation, intent, at in rows]
 
 
 def lock_operations(session: Session, operation_ids: Collection[UUID]) -> list[Operation]:
     """These operations alone, locked in the order of their ids."""
-    operations = session.scalars(
-        select(Operation)
-        .where(Operation.id.in_(list(set(operation_ids))))
-        .order_by(Operation.id)
-        .with_for_update()
-    ).all()
+    query = select(Operation).where(Operation.id.in_(list(set(operation_ids))))
+    operations = session.scalars(lock_rows(query.order_by(Operation.id))).all()
     session.expunge_all()
     return list(operations)
 
