@@ -48,6 +48,7 @@ class Consumer:
         dead_letter_topic: str,
         max_batch: int,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._kafka = kafka
         self._sessions = sessions
@@ -55,6 +56,7 @@ class Consumer:
         self._dead_letter_topic = dead_letter_topic
         self._max_batch = max_batch
         self._clock = clock
+        self._sleep = sleep
         self._held: list[Message] = []
         self._holds = 0
         self._retry_at = 0.0
@@ -127,9 +129,7 @@ class Consumer:
     def _handle(self, messages: Sequence[Message]) -> None:
         readable, letters = self._decode(messages)
         if readable:
-            outcomes = apply_batch(
-                self._sessions, self._apply, [r for r, _ in readable], name="messages"
-            )
+            outcomes = self._apply_batch([received for received, _ in readable])
             for (received, message), outcome in zip(readable, outcomes, strict=True):
                 settled = self._retry_alone(received, outcome)
                 if isinstance(settled, Failed):
@@ -164,6 +164,11 @@ class Consumer:
                     _count(message, "unknown_type")
         return readable, letters
 
+    def _apply_batch(self, received: Sequence[Received]) -> list[str | Failed]:
+        return apply_batch(
+            self._sessions, self._apply, received, name="messages", sleep=self._sleep
+        )
+
     def _apply(self, session: Session, received: Sequence[Received]) -> list[str]:
         """The unit of work: claim the ids in the inbox, hand what is new to its handlers, in order.
 
@@ -195,7 +200,7 @@ class Consumer:
             failures += 1
             if failures == POISON_TRIES:
                 break
-            outcome = apply_batch(self._sessions, self._apply, [received], name="messages")[0]
+            (outcome,) = self._apply_batch([received])
         return outcome
 
     def _bury(self, letters: Sequence[DeadLetter]) -> None:
@@ -203,9 +208,10 @@ class Consumer:
             dead_letters.bury(session, batch, topic=self._dead_letter_topic)
             return [None] * len(batch)
 
-        for letter, outcome in zip(
-            letters, apply_batch(self._sessions, bury, letters, name="dead_letters"), strict=True
-        ):
+        outcomes = apply_batch(
+            self._sessions, bury, letters, name="dead_letters", sleep=self._sleep
+        )
+        for letter, outcome in zip(letters, outcomes, strict=True):
             if isinstance(outcome, Failed):
                 # Never lost: the offset is not committed until the letter is recorded.
                 raise DependencyDown("a dead letter could not be recorded") from outcome.error

@@ -1,0 +1,376 @@
+"""One run: everybody acts, one at a time, in an order that the seed decides.
+
+A step is a transaction, or a round of a loop. Between two transactions of one process others may act: there
+the crash points are. Inside a transaction nobody else can; what needs two at once is for the fault suite.
+"""
+
+import logging
+import random as process_wide
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any, Final
+
+from ecom_audit.invariants import Violation
+from ecom_common import dead_letters
+from ecom_common.batch import apply_batch
+from ecom_common.crash_points import use_hook
+from ecom_common.database import Trouble, classify
+from ecom_common.errors import DependencyDown
+from ecom_common.ids import use_id_source, uuid7
+from ecom_common.logs import describe
+from ecom_common.safeguards import switch_off
+from order_service.service import OrderDesk
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from tests.simulation import weather
+from tests.simulation.broker import Broker
+from tests.simulation.clock import Clock, Ids
+from tests.simulation.customers import Shoppers
+from tests.simulation.laboratory import SERVICES, Laboratory
+from tests.simulation.processes import JOBS, LOOP, AllSettings, Api, Process, Surroundings, Worker
+from tests.simulation.provider import Line
+from tests.simulation.run_settings import draw_settings
+from tests.simulation.trace import Trace
+from tests.simulation.weather import CALM, Weather
+
+_PAUSES: Final = frozenset(
+    {
+        "batch.after_commit",
+        "consumer.before_offsets",
+        "relay.half_sent",
+        "relay.before_delete",
+        "provider.before_call",
+        "provider.after_call",
+    }
+)
+"""The crash points at which no transaction is open, so that others can act."""
+
+_DEEPEST: Final = 3
+"""Pauses inside of pauses."""
+_STEPS_FOR_EACH_ORDER: Final = 45
+_MOST_ROUNDS: Final = 200
+"""Of waiting until there is nothing to do: those who never come to an end show up in the checks."""
+
+
+_PATIENCE_S: Final = (1, 1, 2, 2, 4, 4, *[8] * 12)
+"""Waits for what was begun: longer than any deadline together."""
+_UNSENT: Final = "SELECT EXISTS (SELECT FROM outbox)"
+_OUTSTANDING: Final = {
+    "order": f"{_UNSENT} OR EXISTS (SELECT FROM orders WHERE status IN ('pending', 'cancelling'))",
+    "inventory": _UNSENT,
+    "payment": _UNSENT,
+}
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Something that can happen next."""
+
+    name: str
+    run: Callable[[], Any]
+    weight: float
+    process: Process | None = None
+    thread: str = LOOP
+
+
+class World:
+    """The three services, their customers, and what happens to them."""
+
+    def __init__(
+        self, laboratory: Laboratory, *, seed: int, orders: int, say: Callable[[str], object] | None
+    ) -> None:
+        self.seed = seed
+        self.random = Random(seed)
+        self.clock = Clock()
+        self.trace = Trace(self.clock, say)
+        self.violations: list[Violation] = []
+        self.settings: AllSettings = draw_settings(self.random)
+        self.weather = weather.draw(self.random)
+        self.broker = Broker(self.random, self.trace)
+        line = Line(self.random, self.clock, self.trace, self.settings.payment.provider_timeout_s)
+        laboratory.provider.wire.clock = self.clock
+        laboratory.provider.wire.random = self.random
+        self.around = Surroundings(
+            laboratory,
+            self.random,
+            self.clock,
+            self.trace,
+            self.broker,
+            line,
+            self.settings,
+            self.pause,
+        )
+        self.apis = {service: Api(self.around, service) for service in ("order", "inventory")}
+        self.workers = [
+            Worker(self.around, service, f"{service}-worker-{number}")
+            for service in SERVICES
+            for number in range(1, self.random.choice((1, 2, 2)) + 1)
+        ]
+        self.shoppers = Shoppers(
+            self.random, self.trace, self.apis["order"], self.apis["inventory"], orders
+        )
+        self._running: list[Actor] = []
+        self._most_steps = orders * _STEPS_FOR_EACH_ORDER
+
+    @property
+    def processes(self) -> list[Process]:
+        return [*self.apis.values(), *self.workers]
+
+    # ---- the run
+
+    def open_shop(self) -> None:
+        """The catalogue and some stock are there before the first customer, and before the first fault."""
+        for worker in self.workers:
+            worker.begin()
+        self.shoppers.open_shop(units=self.random.choice((6, 15, 40)))
+        self.settle()
+
+    def live(self, midway: Callable[[], None]) -> None:
+        """Customers come, and things go wrong; `midway` is called at some moment."""
+        self._set_weather(self.weather)
+        end = self.trace.steps + self._most_steps
+        moment = self.random.randint(self.trace.steps, end)
+        is_seen = False
+        while self.trace.steps < end:
+            self.step(self._choose())
+            if not is_seen and self.trace.steps > moment:
+                is_seen = True
+                midway()
+
+    def recover(self) -> None:
+        """Nothing fails any more: everything that was begun has to come to its end."""
+        self._set_weather(CALM)
+        self.broker.is_down = False
+        self.around.bugs.clear()
+        for _ in range(2):
+            self._wait_for_the_end()
+            self._operate()
+        self._wait_for_the_end()
+        # What is closed has to stay so.
+        self.clock.advance(
+            max(self.settings.order.order_deadline_s, self.settings.inventory.reservation_ttl_s)
+        )
+        self.settle()
+
+    def settle(self) -> None:
+        """Rounds of everybody, until there is nothing to do without waiting."""
+        for _ in range(_MOST_ROUNDS):
+            busy = [actor for actor in self._everybody() if actor.weight]
+            done = sum([self.step(actor) for actor in busy])
+            self.clock.advance(0.5)
+            if not done:
+                return
+
+    def close(self) -> None:
+        """Nothing is left on the server."""
+        for process in self.processes:
+            process.die()
+
+    def _wait_for_the_end(self) -> None:
+        for wait_s in _PATIENCE_S:
+            self.shoppers.insist()
+            self.settle()
+            if self._is_finished():
+                return
+            self.clock.advance(wait_s)
+
+    def _is_finished(self) -> bool:
+        engines = self.around.laboratory.auditing(self.clock)
+        for service, sql in _OUTSTANDING.items():
+            with engines[service].connect() as connection:
+                if connection.scalar(text(sql)):
+                    return False
+        return True
+
+    def step(self, actor: Actor) -> int:
+        """What the actor did; a process that dies of it is built anew."""
+        self.trace.steps += 1
+        self.trace.actors.append(actor.name)
+        self._running.append(actor)
+        generation = actor.process.generation if actor.process else 0
+        try:
+            return int(actor.run() or 0)
+        except Crash as crash:
+            assert actor.process is not None
+            self.trace.note(f"dies {crash}")
+            if actor.process.generation == generation:
+                self._restart(actor.process)
+        except Exception as error:
+            self.trace.note(f"fails: {describe(error)}")
+            if not isinstance(error, DependencyDown) and classify(error) is not Trouble.DOWN:
+                self._object("errors", actor.name, f"raised {describe(error)}", "no such error")
+        finally:
+            self._running.pop()
+            self.trace.actors.pop()
+        return 0
+
+    # ---- at the crash points
+
+    def at_point(self, name: str) -> None:
+        """Called by the code under test wherever it may die."""
+        if not self._running or self._running[-1].process is None:
+            return
+        if self.random.random() < self.around.weather.crash:
+            raise Crash(f"at {name}")
+        if name in _PAUSES:
+            self.pause()
+
+    def pause(self) -> None:
+        """Let others act, and see whether this process has survived it."""
+        actor = self._running[-1]
+        assert actor.process is not None
+        if len(self._running) > _DEEPEST or self.random.random() >= self.around.weather.meanwhile:
+            return
+        generation = actor.process.generation
+        for _ in range(self.random.choice((1, 3, 8, 20))):
+            self.step(self._choose())
+        if actor.process.generation != generation:
+            raise Crash("with its process")
+        if self.random.random() < self.around.weather.cut_off:
+            self.trace.note("loses its connections")
+            actor.process.plug.wire.cut()
+
+    # ---- who is next
+
+    def _choose(self) -> Actor:
+        actors = [actor for actor in (*self._everybody(), *self._mishaps()) if self._is_free(actor)]
+        return self.random.choices(actors, [actor.weight for actor in actors])[0]
+
+    def _is_free(self, actor: Actor) -> bool:
+        return actor.weight > 0 and not any(
+            other.process is not None
+            and other.process is actor.process
+            and other.thread == actor.thread
+            for other in self._running
+        )
+
+    def _everybody(self) -> Iterator[Actor]:
+        yield Actor("customers", self.shoppers.act, 6 if self._is_open else 0)
+        yield Actor("staff", self.shoppers.look_after_stock, 0.3 if self._is_open else 0)
+        for api in self.apis.values():
+            if not api.is_idle:
+                yield Actor(api.name, api.serve, 6, api)
+        for worker in self.workers:
+            yield Actor(worker.name, worker.consume, 8, worker)
+            yield Actor(worker.name, worker.publish, 6, worker)
+            for sweep in worker.sweeps:
+                yield Actor(worker.name, partial(sweep.run_once, worker.sessions), 1, worker)
+            if worker.jobs is not None:
+                yield Actor(f"{worker.name}-jobs", worker.ask_provider, 5, worker, JOBS)
+
+    @property
+    def _is_open(self) -> bool:
+        return self.around.weather is not CALM
+
+    def _mishaps(self) -> Iterator[Actor]:
+        now, broker = self.around.weather, self.broker
+        yield Actor("time", self._pass_time, 8)
+        yield Actor("time", self._leap, now.leap)
+        yield Actor("broker", self._toggle_broker, 4 if broker.is_down else now.broker_stops)
+        yield Actor("broker", lambda: broker.rebalance(self._group()), now.rebalance)
+        yield Actor("broker", lambda: broker.rewind(self._group()), now.rewind)
+        yield Actor("broker", broker.lose_tail, now.tail_lost)
+        yield Actor("broker", broker.lose_everything, now.all_lost)
+        yield Actor("a stranger", self._poison, now.poison)
+        yield Actor("network", self._drop_connections, now.connections_drop)
+
+    # ---- what happens to them
+
+    def _pass_time(self) -> None:
+        self.clock.advance(self.random.choice((0.001, 0.02, 0.2, 1.0, 2.5)) * self.random.random())
+
+    def _leap(self) -> None:
+        self.clock.advance(self.random.uniform(1, self.settings.order.order_deadline_s))
+        self.trace.note("much time has passed")
+
+    def _toggle_broker(self) -> None:
+        self.broker.is_down = not self.broker.is_down
+        self.trace.note("is down" if self.broker.is_down else "is back")
+
+    def _group(self) -> str:
+        group = self.random.choice(self.broker.groups)
+        self.trace.note(f"moves partitions of {group}")
+        return group
+
+    def _poison(self) -> None:
+        topic = self.random.choice([t for t in sorted(self.broker.partitions) if "." in t])
+        self.trace.note(f"poison for {topic}")
+        self.broker.append(topic, "poison", b'{"type": "stock.reserve.v1", "specversion": "1.0"}')
+
+    def _drop_connections(self) -> None:
+        process = self.random.choice(self.processes)
+        self.trace.note(f"{process.name} loses its connections")
+        process.plug.wire.cut()
+
+    def _set_weather(self, now: Weather) -> None:
+        self.around.weather = now
+        self.broker.weather = now
+        self.around.line.weather = now
+        for process in self.processes:
+            process.plug.wire.weather = now
+        self.around.laboratory.provider.wire.weather = now
+
+    def _restart(self, process: Process) -> None:
+        process.die()
+        process.begin()
+        process.plug.wire.weather = self.around.weather
+
+    # ---- operators, after the storm
+
+    def _operate(self) -> None:
+        """Flags are lifted; dead letters are sent again, for what they died of is mended."""
+        desk = OrderDesk(self.settings.order)
+        sessions = self.apis["order"].sessions
+
+        def lift(session: Session, _: Any) -> list[int]:
+            flagged = list(
+                session.scalars(
+                    text("SELECT id FROM orders WHERE flagged_at IS NOT NULL ORDER BY id")
+                )
+            )
+            for order_id in flagged:
+                desk.lift_flag(session, order_id, actor="olga")
+            return [len(flagged)]
+
+        apply_batch(sessions, lift, [None], name="operators")
+        for service in SERVICES:
+            worker = next(w for w in self.workers if w.service == service)
+            apply_batch(worker.sessions, _redrive, [None], name="operators")
+
+    def _object(self, name: str, subject: str, left: str, right: str) -> None:
+        self.violations.append(Violation(name, subject, left, right))
+
+
+def _redrive(session: Session, _: Any) -> list[int]:
+    letters = list(
+        session.scalars(text("SELECT id FROM dead_letters WHERE state = 'open' ORDER BY id"))
+    )
+    for letter in letters:
+        dead_letters.redrive(session, letter, actor="olga")
+    return [len(letters)]
+
+
+@contextmanager
+def in_charge(world: World, without: frozenset[str]) -> Iterator[None]:
+    """What is process-wide – ids, jitter, crash points, safeguards, logs – belongs to the run, for its time."""
+    process_wide.seed(world.seed)
+    use_id_source(Ids(world.clock, world.random))
+    use_hook(world.at_point)
+    switch_off(without)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        switch_off(())
+        use_hook(None)
+        use_id_source(uuid7)
