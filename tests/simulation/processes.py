@@ -207,7 +207,7 @@ class Worker(Process):
             clock=around.clock.monotonic,
         )
         own = [sweep for sweep in parts.sweeps if not sweep.name.startswith("observe")]
-        self.sweeps = [*own, Sweep("prune_inbox", 10.0, _prune_inbox)]
+        self.sweeps = [*own, Sweep("prune_inbox", 5.0, _prune_inbox)]
 
     def die(self) -> None:
         super().die()

@@ -163,10 +163,10 @@ class World:
     def settle(self) -> None:
         """Rounds of everybody, until there is nothing to do without waiting."""
         for _ in range(_MOST_ROUNDS):
-            busy = [actor for actor in self._everybody() if actor.weight]
-            done = sum([self.step(actor) for actor in busy])
+            done = sum([self.step(actor) for actor in self._services()])
             self.clock.advance(0.5)
-            if not done:
+            # A sweep that finds nothing costs as much as one that does: only when nothing else is left.
+            if not done and not sum([self.step(actor) for actor in self._sweepers()]):
                 return
 
     def close(self) -> None:
@@ -241,7 +241,8 @@ class World:
     # ---- who is next
 
     def _choose(self) -> Actor:
-        actors = [actor for actor in (*self._everybody(), *self._mishaps()) if self._is_free(actor)]
+        everybody = (*self._clients(), *self._services(), *self._sweepers(), *self._mishaps())
+        actors = [actor for actor in everybody if self._is_free(actor)]
         return self.random.choices(actors, [actor.weight for actor in actors])[0]
 
     def _is_free(self, actor: Actor) -> bool:
@@ -252,23 +253,29 @@ class World:
             for other in self._running
         )
 
-    def _everybody(self) -> Iterator[Actor]:
-        yield Actor("customers", self.shoppers.act, 6 if self._is_open else 0)
-        yield Actor("staff", self.shoppers.look_after_stock, 0.3 if self._is_open else 0)
+    def _clients(self) -> Iterator[Actor]:
+        yield Actor("customers", self.shoppers.act, 6)
+        yield Actor("staff", self.shoppers.look_after_stock, 0.3)
+
+    def _services(self) -> Iterator[Actor]:
         for api in self.apis.values():
             if not api.is_idle:
                 yield Actor(api.name, api.serve, 6, api)
         for worker in self.workers:
             yield Actor(worker.name, worker.consume, 8, worker)
             yield Actor(worker.name, worker.publish, 6, worker)
-            for sweep in worker.sweeps:
-                yield Actor(worker.name, partial(sweep.run_once, worker.sessions), 1, worker)
             if worker.jobs is not None:
                 yield Actor(f"{worker.name}-jobs", worker.ask_provider, 5, worker, JOBS)
 
-    @property
-    def _is_open(self) -> bool:
-        return self.around.weather is not CALM
+    def _sweepers(self) -> Iterator[Actor]:
+        for worker in self.workers:
+            for sweep in worker.sweeps:
+                yield Actor(
+                    worker.name,
+                    partial(sweep.run_once, worker.sessions),
+                    1 / sweep.every_s,
+                    worker,
+                )
 
     def _mishaps(self) -> Iterator[Actor]:
         now, broker = self.around.weather, self.broker

@@ -167,7 +167,7 @@ def _job(operation: Operation, intent: PaymentIntent) -> Job:
         attempt=operation.attempts,
         traceparent=operation.traceparent,
     )
-    if is_off("provider-key") and job.kind is OperationKind.CHARGE:
+    if is_off("provider-key") and job.kind is OperationKind.CHARGE and job.attempt > 1:
         return replace(job, charge_key=f"{job.charge_key}:try{job.attempt}", reference=None)
     return job
 
