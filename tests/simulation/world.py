@@ -60,7 +60,8 @@ _PATIENCE_S: Final = (1, 1, 2, 2, 4, 4, *[8] * 12)
 """Waits for what was begun: longer than any deadline together."""
 _UNSENT: Final = "SELECT EXISTS (SELECT FROM outbox)"
 _OUTSTANDING: Final = {
-    "order": f"{_UNSENT} OR EXISTS (SELECT FROM orders WHERE status IN ('pending', 'cancelling'))",
+    "order": f"{_UNSENT} OR EXISTS (SELECT FROM orders WHERE status IN ('pending', 'cancelling') "
+    "AND payment <> 'refund_failed')",
     "inventory": _UNSENT,
     "payment": _UNSENT,
 }

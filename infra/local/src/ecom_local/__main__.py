@@ -13,7 +13,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from ecom_local import backup, containers, demo, facts, logs, migrations, reconcile, status
+from ecom_local import (
+    backup,
+    containers,
+    demo,
+    experiments,
+    facts,
+    logs,
+    migrations,
+    reconcile,
+    status,
+)
 from ecom_local.containers import Containers
 from ecom_local.errors import LocalError
 from ecom_local.instance import Instance
@@ -83,6 +93,8 @@ def show_logs(options: argparse.Namespace) -> int:
 
 
 def run_demo(options: argparse.Namespace) -> int:
+    if options.without:
+        return experiments.run(options.without, console)
     if options.containers:
         # They have been started: scripts/demo does that first, without Python.
         return demo.run(Containers(), console)
@@ -224,7 +236,15 @@ def _parser() -> argparse.ArgumentParser:
         run_demo,
         "Start the platform, place orders of every kind, and show what becomes of them.",
     )
-    sub.add_argument("--containers", action="store_true", help=_CONTAINERS)
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument("--containers", action="store_true", help=_CONTAINERS)
+    how.add_argument(
+        "--without",
+        choices=list(experiments.EXPERIMENTS),
+        metavar="SAFEGUARD",
+        help="instead show, on a native platform that is thrown away, what goes wrong when it lacks "
+        f"one of {', '.join(experiments.EXPERIMENTS)}",
+    )
     sub = command("token", token, "Print a token for development.")
     sub.add_argument("--sub", required=True, help="the customer or operator, as alice")
     sub.add_argument(
