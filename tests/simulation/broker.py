@@ -49,17 +49,35 @@ class Broker:
             for number in range(count)
         }
         self.committed: dict[tuple[str, Place], int] = {}
+        self._held_back: list[Sent] = []
         self._members: dict[str, list[SimulatedConsumer]] = {}
         self._owners: dict[tuple[str, Place], SimulatedConsumer] = {}
 
     # ---- producing
 
-    def append(self, topic: str, key: str, value: bytes) -> Message:
+    def take(self, topic: str, key: str, value: bytes) -> Message:
+        """Take a record, for good or for later."""
+        self.ever_sent.append(Sent(topic, key, value))
+        if self.random.random() < self.weather.held_back:
+            self._held_back.append(self.ever_sent[-1])
+            return _message(topic, 0, 0, key, value)
+        return self._append(topic, key, value)
+
+    @property
+    def holds_back(self) -> bool:
+        return bool(self._held_back)
+
+    def let_go(self) -> None:
+        """One of the records that were held back comes after all."""
+        number = self.random.randrange(len(self._held_back))
+        topic, key, value = self._held_back.pop(number)
+        self.trace.note(f"→ {topic} {key} late #{self._append(topic, key, value).offset()}")
+
+    def _append(self, topic: str, key: str, value: bytes) -> Message:
         partition = zlib.crc32(key.encode()) % self.partitions[topic]
         log = self.logs[topic, partition]
         message = _message(topic, partition, len(log), key, value)
         log.append(message)
-        self.ever_sent.append(Sent(topic, key, value))
         return message
 
     # ---- groups
@@ -143,7 +161,7 @@ class SimulatedProducer:
                 # Whether a request has come through nobody can tell.
                 if not broker.is_down and chance() < 0.5:
                     self._note(topic, key, "kept without a word")
-                    broker.append(topic, key, value)
+                    broker.take(topic, key, value)
             return len(self._queue)
         is_bad = chance() < broker.weather.bad_delivery
         queue, self._queue = self._queue, []
@@ -158,13 +176,13 @@ class SimulatedProducer:
         self, topic: str, key: str, value: bytes, on_delivery: OnDelivery, fails: bool
     ) -> None:
         if not fails:
-            message = self._broker.append(topic, key, value)
+            message = self._broker.take(topic, key, value)
             self._note(topic, key, f"#{message.offset()}")
             on_delivery(None, message)
             return
         if self._broker.random.random() < 0.5:
             self._note(topic, key, "kept, but reported as lost")
-            self._broker.append(topic, key, value)
+            self._broker.take(topic, key, value)
         else:
             self._note(topic, key, "lost")
         error = KafkaError(KafkaError._MSG_TIMED_OUT)

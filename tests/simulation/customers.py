@@ -27,7 +27,7 @@ REFUND_FAILS: Final = "pm_sim_refundFails"
 
 # Payment methods, and how many of a hundred customers have them.
 _METHODS: Final = {
-    "pm_card_visa": 38,
+    "pm_card_visa": 35,
     "pm_card_chargeDeclined": 8,
     "pm_sim_timeoutThenSuccess": 9,
     "pm_sim_timeoutThenDecline": 7,
@@ -38,8 +38,10 @@ _METHODS: Final = {
     "pm_sim_refundFailsOnce": 5,
     "pm_sim_refundTimeoutThenSuccess": 5,
     REFUND_FAILS: 1,
-    SILENT: 3,
+    SILENT: 6,
 }
+_CHANGE_OF_MIND: Final = 0.08
+"""So many cancel as soon as they are answered."""
 _REFUSALS: Final = {"unknown_sku", "item_inactive", "price_changed"}
 
 
@@ -217,6 +219,8 @@ class Shoppers:
         match outcome:
             case Placed(order=order):
                 self._acknowledge(wish, order)
+                if self.random.random() < _CHANGE_OF_MIND:
+                    self._cancel(wish)
             case Problem(code=code) if code in _REFUSALS and wish.acknowledged is None:
                 wish.is_unanswered = False
             case _:

@@ -29,6 +29,8 @@ class Weather:
     bad_delivery: float = 0.0
     no_answer: float = 0.0
     queue_full: float = 0.0
+    held_back: float = 0.0
+    """For each record: it is taken, and comes after others that were sent later."""
     # between broker and consumer
     offsets_lost: float = 0.0
     # in a handler, for each message or command
@@ -61,6 +63,7 @@ _MOST: Final = Weather(
     bad_delivery=0.25,
     no_answer=0.04,
     queue_full=0.002,
+    held_back=0.12,
     offsets_lost=0.3,
     handler_bug=0.03,
     request_lost=0.1,

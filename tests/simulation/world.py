@@ -151,6 +151,10 @@ class World:
         self._set_weather(CALM)
         self.broker.is_down = False
         self.around.bugs.clear()
+        while self.broker.holds_back:
+            self.broker.let_go()
+            if self.random.random() < 0.3:
+                self.settle()
         for _ in range(2):
             self._wait_for_the_end()
             self._operate()
@@ -287,6 +291,7 @@ class World:
         yield Actor("broker", lambda: broker.rewind(self._group()), now.rewind)
         yield Actor("broker", broker.lose_tail, now.tail_lost)
         yield Actor("broker", broker.lose_everything, now.all_lost)
+        yield Actor("broker", broker.let_go, 2 if broker.holds_back else 0)
         yield Actor("a stranger", self._poison, now.poison)
         yield Actor("network", self._drop_connections, now.connections_drop)
 
@@ -311,7 +316,7 @@ class World:
     def _poison(self) -> None:
         topic = self.random.choice([t for t in sorted(self.broker.partitions) if "." in t])
         self.trace.note(f"poison for {topic}")
-        self.broker.append(topic, "poison", b'{"type": "stock.reserve.v1", "specversion": "1.0"}')
+        self.broker.take(topic, "poison", b'{"type": "stock.reserve.v1", "specversion": "1.0"}')
 
     def _drop_connections(self) -> None:
         process = self.random.choice(self.processes)
