@@ -172,7 +172,7 @@ class ProviderJobs:
         """Claim what is due, ask and record it, all in this thread; how many jobs that were."""
         claimed = self._claim(self._capacity)
         self._results += [ask(self._provider, item.job) for item in claimed]
-        self._record()
+        self._write_down()
         return len(claimed)
 
     @property
