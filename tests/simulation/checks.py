@@ -25,6 +25,8 @@ CHECKS: Final = {
 """What the simulation looks at beside the auditor's invariants."""
 
 _AT_ANY_MOMENT: Final = Patience(grace_s=1e6, settle_s=0.0)
+# Longer than any back-off or lease of a run, so that whoever has made no step for so long is stuck.
+_IN_TIME: Final = Patience(grace_s=20.0, settle_s=0.0)
 _IN_THE_END: Final = Patience(grace_s=30.0, settle_s=0.0)
 _FINAL: Final = {
     "confirmed": "order.confirmed.v1",
@@ -36,6 +38,11 @@ _FINAL: Final = {
 def midway(world: World) -> list[Violation]:
     """What is wrong although everything is under way: one snapshot of all databases."""
     return _audit(world, _AT_ANY_MOMENT)
+
+
+def in_time(world: World) -> list[Violation]:
+    """What is wrong once nothing has failed for as long as an order may take."""
+    return _audit(world, _IN_TIME)
 
 
 def finally_(world: World) -> list[Violation]:

@@ -49,6 +49,9 @@ def simulate(
         world.open_shop()
         world.live(midway=lambda: found.extend(checks.midway(world)))
         if not found:
+            world.calm_down()
+            found = checks.in_time(world)
+        if not found:
             world.recover()
             found = checks.finally_(world)
     return Result(

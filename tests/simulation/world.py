@@ -56,8 +56,10 @@ _MOST_ROUNDS: Final = 200
 """Of waiting until there is nothing to do: those who never come to an end show up in the checks."""
 
 
-_PATIENCE_S: Final = (1, 1, 2, 2, 4, 4, *[8] * 12)
-"""Waits for what was begun: longer than any deadline together."""
+_SLACK_S: Final = 10.0
+_PATIENCE_S: Final = 120.0
+"""How long operators wait for what they have set in motion: longer than any deadline."""
+_LONGEST_WAIT_S: Final = 8.0
 _UNSENT: Final = "SELECT EXISTS (SELECT FROM outbox)"
 _OUTSTANDING: Final = {
     "order": f"{_UNSENT} OR EXISTS (SELECT FROM orders WHERE status IN ('pending', 'cancelling') "
@@ -146,8 +148,8 @@ class World:
                 is_seen = True
                 midway()
 
-    def recover(self) -> None:
-        """Nothing fails any more: everything that was begun has to come to its end."""
+    def calm_down(self) -> None:
+        """Nothing fails any more: every order that was placed has to be closed or confirmed by its deadline."""
         self._set_weather(CALM)
         self.broker.is_down = False
         self.around.bugs.clear()
@@ -155,10 +157,13 @@ class World:
             self.broker.let_go()
             if self.random.random() < 0.3:
                 self.settle()
+        self._wait_for_the_end(self.settings.order.order_deadline_s + _SLACK_S)
+
+    def recover(self) -> None:
+        """With some help from operators everything comes to its end, and stays there."""
         for _ in range(2):
-            self._wait_for_the_end()
             self._operate()
-        self._wait_for_the_end()
+            self._wait_for_the_end(_PATIENCE_S)
         # What is closed has to stay so.
         self.clock.advance(
             max(self.settings.order.order_deadline_s, self.settings.inventory.reservation_ttl_s)
@@ -179,13 +184,16 @@ class World:
         for process in self.processes:
             process.die()
 
-    def _wait_for_the_end(self) -> None:
-        for wait_s in _PATIENCE_S:
+    def _wait_for_the_end(self, within_s: float) -> None:
+        end = self.clock.passed_s + within_s
+        wait_s = 1.0
+        while self.clock.passed_s < end:
             self.shoppers.insist()
             self.settle()
             if self._is_finished():
                 return
             self.clock.advance(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def _is_finished(self) -> bool:
         engines = self.around.laboratory.auditing(self.clock)
