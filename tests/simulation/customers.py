@@ -27,7 +27,7 @@ REFUND_FAILS: Final = "pm_sim_refundFails"
 
 # Payment methods, and how many of a hundred customers have them.
 _METHODS: Final = {
-    "pm_card_visa": 35,
+    "pm_card_visa": 29,
     "pm_card_chargeDeclined": 8,
     "pm_sim_timeoutThenSuccess": 9,
     "pm_sim_timeoutThenDecline": 7,
@@ -38,7 +38,7 @@ _METHODS: Final = {
     "pm_sim_refundFailsOnce": 5,
     "pm_sim_refundTimeoutThenSuccess": 5,
     REFUND_FAILS: 1,
-    SILENT: 6,
+    SILENT: 12,
 }
 _CHANGE_OF_MIND: Final = 0.08
 """So many cancel as soon as they are answered."""

@@ -52,8 +52,7 @@ class BadLine:
 
     def confirm(self, reference: str) -> Outcome:
         if self._line.methods[reference] == SILENT:
-            self._line.clock.advance(self._line.timeout_s)
-            raise ProviderTimeout("no answer in time")
+            raise self._time_out(f"confirm {reference}: never answered")
         return self._call(f"confirm {reference}", lambda: self._inner.confirm(reference))
 
     def cancel(self, reference: str) -> Outcome:

@@ -1,17 +1,23 @@
 """A seed, from the empty databases to the verdict."""
 
+import logging
+import random as process_wide
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from ecom_audit.invariants import Violation
+from ecom_common.crash_points import use_hook
+from ecom_common.ids import use_id_source, uuid7
+from ecom_common.safeguards import switch_off
 
 from tests.simulation import checks
+from tests.simulation.clock import Ids
 from tests.simulation.coverage import Meter
 from tests.simulation.laboratory import Laboratory
-from tests.simulation.world import World, in_charge
+from tests.simulation.world import World
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def simulate(
     world = World(laboratory, seed=seed, orders=orders, say=say)
     meter = Meter()
     found: list[Violation] = []
-    with in_charge(world, laboratory.without), closing(world):
+    with _in_charge(world, laboratory.without), closing(world):
         world.open_shop()
         world.live(midway=lambda: found.extend(checks.midway(world)))
         if not found:
@@ -65,3 +71,21 @@ def simulate(
         lines=world.trace.lines,
         seconds=time.monotonic() - begin,
     )
+
+
+@contextmanager
+def _in_charge(world: World, without: frozenset[str]) -> Iterator[None]:
+    """What is process-wide – ids, jitter, crash points, safeguards, logs – belongs to the run, for its time."""
+    process_wide.seed(world.seed)
+    use_id_source(Ids(world.clock, world.random))
+    use_hook(world.at_point)
+    switch_off(without)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        switch_off(())
+        use_hook(None)
+        use_id_source(uuid7)

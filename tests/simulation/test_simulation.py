@@ -18,7 +18,7 @@ ORDERS: Final = 20
 FEW_ORDERS: Final = 12
 FIXED_SEEDS: Final = range(1, 17)
 """Among them every rare path has to be met."""
-SEEDS_TO_FIND_A_BUG: Final = range(1, 17)
+SEEDS_TO_FIND_A_BUG: Final = range(1, 25)
 WITHOUT: Final = ("outbox", "versions", "tombstones", "idempotency", "provider-key", "deadline")
 
 # A busy machine is slow, and a simulated clock does not care.

@@ -4,34 +4,26 @@ A step is a transaction, or a round of a loop. Between two transactions of one p
 the crash points are. Inside a transaction nobody else can; what needs two at once is for the fault suite.
 """
 
-import logging
-import random as process_wide
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from ecom_audit.invariants import Violation
-from ecom_common import dead_letters
-from ecom_common.batch import apply_batch
-from ecom_common.crash_points import use_hook
 from ecom_common.database import Trouble, classify
 from ecom_common.errors import DependencyDown
-from ecom_common.ids import use_id_source, uuid7
 from ecom_common.logs import describe
-from ecom_common.safeguards import switch_off
-from order_service.service import OrderDesk
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from tests.simulation import weather
+from tests.simulation.actors import Actor, Crash
 from tests.simulation.broker import Broker
-from tests.simulation.clock import Clock, Ids
+from tests.simulation.clock import Clock
 from tests.simulation.customers import Shoppers
 from tests.simulation.laboratory import SERVICES, Laboratory
-from tests.simulation.processes import JOBS, LOOP, AllSettings, Api, Process, Surroundings, Worker
+from tests.simulation.mishaps import Mishaps
+from tests.simulation.operators import operate
+from tests.simulation.processes import JOBS, AllSettings, Api, Process, Surroundings, Worker
 from tests.simulation.provider import Line
 from tests.simulation.run_settings import draw_settings
 from tests.simulation.trace import Trace
@@ -67,21 +59,6 @@ _OUTSTANDING: Final = {
     "inventory": _UNSENT,
     "payment": _UNSENT,
 }
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Something that can happen next."""
-
-    name: str
-    run: Callable[[], Any]
-    weight: float
-    process: Process | None = None
-    thread: str = LOOP
 
 
 class World:
@@ -120,6 +97,7 @@ class World:
         self.shoppers = Shoppers(
             self.random, self.trace, self.apis["order"], self.apis["inventory"], orders
         )
+        self._mishaps = Mishaps(self.around, self.processes)
         self._running: list[Actor] = []
         self._most_steps = orders * _STEPS_FOR_EACH_ORDER
 
@@ -162,7 +140,7 @@ class World:
     def recover(self) -> None:
         """With some help from operators everything comes to its end, and stays there."""
         for _ in range(2):
-            self._operate()
+            operate(self.apis["order"], self.workers)
             self._wait_for_the_end(_PATIENCE_S)
         # What is closed has to stay so.
         self.clock.advance(
@@ -254,7 +232,12 @@ class World:
     # ---- who is next
 
     def _choose(self) -> Actor:
-        everybody = (*self._clients(), *self._services(), *self._sweepers(), *self._mishaps())
+        everybody = (
+            *self._clients(),
+            *self._services(),
+            *self._sweepers(),
+            *self._mishaps.actors(),
+        )
         actors = [actor for actor in everybody if self._is_free(actor)]
         return self.random.choices(actors, [actor.weight for actor in actors])[0]
 
@@ -290,47 +273,6 @@ class World:
                     worker,
                 )
 
-    def _mishaps(self) -> Iterator[Actor]:
-        now, broker = self.around.weather, self.broker
-        yield Actor("time", self._pass_time, 8)
-        yield Actor("time", self._leap, now.leap)
-        yield Actor("broker", self._toggle_broker, 4 if broker.is_down else now.broker_stops)
-        yield Actor("broker", lambda: broker.rebalance(self._group()), now.rebalance)
-        yield Actor("broker", lambda: broker.rewind(self._group()), now.rewind)
-        yield Actor("broker", broker.lose_tail, now.tail_lost)
-        yield Actor("broker", broker.lose_everything, now.all_lost)
-        yield Actor("broker", broker.let_go, 2 if broker.holds_back else 0)
-        yield Actor("a stranger", self._poison, now.poison)
-        yield Actor("network", self._drop_connections, now.connections_drop)
-
-    # ---- what happens to them
-
-    def _pass_time(self) -> None:
-        self.clock.advance(self.random.choice((0.001, 0.02, 0.2, 1.0, 2.5)) * self.random.random())
-
-    def _leap(self) -> None:
-        self.clock.advance(self.random.uniform(1, self.settings.order.order_deadline_s))
-        self.trace.note("much time has passed")
-
-    def _toggle_broker(self) -> None:
-        self.broker.is_down = not self.broker.is_down
-        self.trace.note("is down" if self.broker.is_down else "is back")
-
-    def _group(self) -> str:
-        group = self.random.choice(self.broker.groups)
-        self.trace.note(f"moves partitions of {group}")
-        return group
-
-    def _poison(self) -> None:
-        topic = self.random.choice([t for t in sorted(self.broker.partitions) if "." in t])
-        self.trace.note(f"poison for {topic}")
-        self.broker.take(topic, "poison", b'{"type": "stock.reserve.v1", "specversion": "1.0"}')
-
-    def _drop_connections(self) -> None:
-        process = self.random.choice(self.processes)
-        self.trace.note(f"{process.name} loses its connections")
-        process.plug.wire.cut()
-
     def _set_weather(self, now: Weather) -> None:
         self.around.weather = now
         self.broker.weather = now
@@ -344,54 +286,5 @@ class World:
         process.begin()
         process.plug.wire.weather = self.around.weather
 
-    # ---- operators, after the storm
-
-    def _operate(self) -> None:
-        """Flags are lifted; dead letters are sent again, for what they died of is mended."""
-        desk = OrderDesk(self.settings.order)
-        sessions = self.apis["order"].sessions
-
-        def lift(session: Session, _: Any) -> list[int]:
-            flagged = list(
-                session.scalars(
-                    text("SELECT id FROM orders WHERE flagged_at IS NOT NULL ORDER BY id")
-                )
-            )
-            for order_id in flagged:
-                desk.lift_flag(session, order_id, actor="olga")
-            return [len(flagged)]
-
-        apply_batch(sessions, lift, [None], name="operators")
-        for service in SERVICES:
-            worker = next(w for w in self.workers if w.service == service)
-            apply_batch(worker.sessions, _redrive, [None], name="operators")
-
     def _object(self, name: str, subject: str, left: str, right: str) -> None:
         self.violations.append(Violation(name, subject, left, right))
-
-
-def _redrive(session: Session, _: Any) -> list[int]:
-    letters = list(
-        session.scalars(text("SELECT id FROM dead_letters WHERE state = 'open' ORDER BY id"))
-    )
-    for letter in letters:
-        dead_letters.redrive(session, letter, actor="olga")
-    return [len(letters)]
-
-
-@contextmanager
-def in_charge(world: World, without: frozenset[str]) -> Iterator[None]:
-    """What is process-wide – ids, jitter, crash points, safeguards, logs – belongs to the run, for its time."""
-    process_wide.seed(world.seed)
-    use_id_source(Ids(world.clock, world.random))
-    use_hook(world.at_point)
-    switch_off(without)
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-        switch_off(())
-        use_hook(None)
-        use_id_source(uuid7)
