@@ -18,6 +18,7 @@ CHECKS: Final = {
     "announced": "everybody else is told of each order and of its end, and of nothing else",
     "recorded": "a movement that was acknowledged is in the ledger",
     "catalogue": "customers are shown the items that inventory has",
+    "in-time": "an order that is not confirmed by its deadline is given up, flagged or not",
     "finished": "once nothing fails any more, everything comes to its end",
     "answers": "no customer is answered what cannot be",
     "errors": "no step fails but for what was done to it",
@@ -28,6 +29,10 @@ _AT_ANY_MOMENT: Final = Patience(grace_s=1e6, settle_s=0.0)
 # Longer than any back-off or lease of a run, so that whoever has made no step for so long is stuck.
 _IN_TIME: Final = Patience(grace_s=20.0, settle_s=0.0)
 _IN_THE_END: Final = Patience(grace_s=30.0, settle_s=0.0)
+_OVERDUE: Final = text(
+    "SELECT id, status, stock, payment, deadline_at FROM orders "
+    "WHERE goal = 'fulfil' AND status = 'pending' AND deadline_at < db_now() - interval '10 seconds'"
+)
 _FINAL: Final = {
     "confirmed": "order.confirmed.v1",
     "rejected": "order.rejected.v1",
@@ -42,7 +47,13 @@ def midway(world: World) -> list[Violation]:
 
 def in_time(world: World) -> list[Violation]:
     """What is wrong once nothing has failed for as long as an order may take."""
-    return _audit(world, _IN_TIME)
+    found = _audit(world, _IN_TIME)
+    engines = world.around.laboratory.auditing(world.clock)
+    with engines["order"].connect() as orders:
+        for row in orders.execute(_OVERDUE):
+            left = f"{row.status}, stock {row.stock}, payment {row.payment}"
+            found.append(Violation("in-time", str(row.id), left, f"by {row.deadline_at}"))
+    return found
 
 
 def finally_(world: World) -> list[Violation]:
