@@ -17,6 +17,7 @@ from ecom_local import (
     backup,
     containers,
     demo,
+    experiments,
     facts,
     logs,
     migrations,
@@ -93,6 +94,8 @@ def show_logs(options: argparse.Namespace) -> int:
 
 
 def run_demo(options: argparse.Namespace) -> int:
+    if options.without:
+        return experiments.run(options.without, console)
     if options.containers:
         # They have been started: scripts/demo does that first, without Python.
         return demo.run(Containers(), console)
@@ -226,7 +229,15 @@ def _parser() -> argparse.ArgumentParser:
         run_demo,
         "Start the platform, place orders of every kind, and show what becomes of them.",
     )
-    sub.add_argument("--containers", action="store_true", help=_CONTAINERS)
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument("--containers", action="store_true", help=_CONTAINERS)
+    how.add_argument(
+        "--without",
+        choices=list(experiments.EXPERIMENTS),
+        metavar="SAFEGUARD",
+        help="instead show, on a native platform that is thrown away, what goes wrong when it lacks "
+        f"one of {', '.join(experiments.EXPERIMENTS)}",
+    )
     sub = command("token", token, "Print a token for development.")
     sub.add_argument("--sub", required=True, help="the customer or operator, as alice")
     sub.add_argument(

@@ -29,15 +29,24 @@ def ask(platform: Platform, service: str, *questions: Question) -> list[list[lis
     return answers
 
 
-def run(platform: Platform, database: Database, statements: Sequence[str]) -> None:
-    """Run the statements as superuser in the cluster of the database, connected to no database of ours."""
+def run(
+    platform: Platform,
+    database: Database,
+    statements: Sequence[str],
+    *,
+    connect_to: str = "postgres",
+) -> str:
+    """Run the statements as superuser in the cluster of the database; what they print, columns parted by tabs.
+
+    Not in the database itself unless that is wanted: nobody may be connected to what is renamed or dropped.
+    """
+    options = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--field-separator=\t"]
     command = platform.postgres_command(
         database,
         "psql",
-        "--no-psqlrc",
-        "--quiet",
+        *options,
         "--set=ON_ERROR_STOP=1",
-        "--dbname=postgres",
+        f"--dbname={connect_to}",
         *(f"--command={statement}" for statement in statements),
     )
-    command.run(f"{database.name}: psql failed")
+    return command.run(f"{database.name}: psql failed")

@@ -49,6 +49,7 @@ class Consumer:
         max_batch: int,
         renew: Callable[[], KafkaConsumer] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`renew` makes another client in place of `kafka` when that one has failed for good."""
         self._kafka = kafka
@@ -59,6 +60,7 @@ class Consumer:
         self._dead_letter_topic = dead_letter_topic
         self._max_batch = max_batch
         self._clock = clock
+        self._sleep = sleep
         self._held: list[Message] = []
         self._holds = 0
         self._retry_at = 0.0
@@ -146,9 +148,7 @@ class Consumer:
     def _handle(self, messages: Sequence[Message]) -> None:
         readable, letters = self._decode(messages)
         if readable:
-            outcomes = apply_batch(
-                self._sessions, self._apply, [r for r, _ in readable], name="messages"
-            )
+            outcomes = self._apply_batch([received for received, _ in readable])
             for (received, message), outcome in zip(readable, outcomes, strict=True):
                 settled = self._retry_alone(received, outcome)
                 if isinstance(settled, Failed):
@@ -182,6 +182,11 @@ class Consumer:
                 else:
                     _count(message, "unknown_type")
         return readable, letters
+
+    def _apply_batch(self, received: Sequence[Received]) -> list[str | Failed]:
+        return apply_batch(
+            self._sessions, self._apply, received, name="messages", sleep=self._sleep
+        )
 
     def _apply(self, session: Session, received: Sequence[Received]) -> list[str]:
         """The unit of work: claim the ids in the inbox, hand what is new to its handlers, each its own in order.
@@ -218,7 +223,7 @@ class Consumer:
             failures += 1
             if failures == POISON_TRIES:
                 break
-            outcome = apply_batch(self._sessions, self._apply, [received], name="messages")[0]
+            (outcome,) = self._apply_batch([received])
         return outcome
 
     def _bury(self, letters: Sequence[DeadLetter]) -> None:
@@ -226,9 +231,10 @@ class Consumer:
             dead_letters.bury(session, batch, topic=self._dead_letter_topic)
             return [None] * len(batch)
 
-        for letter, outcome in zip(
-            letters, apply_batch(self._sessions, bury, letters, name="dead_letters"), strict=True
-        ):
+        outcomes = apply_batch(
+            self._sessions, bury, letters, name="dead_letters", sleep=self._sleep
+        )
+        for letter, outcome in zip(letters, outcomes, strict=True):
             if isinstance(outcome, Failed):
                 # Never lost: the offset is not committed until the letter is recorded.
                 raise DependencyDown("a dead letter could not be recorded") from outcome.error

@@ -59,6 +59,14 @@ class Sweep:
     full_round: int = 1_000_000
     due_at: float = field(default=0.0)
 
+    def run_once(self, sessions: Sessions) -> int:
+        """One round; how much it dealt with."""
+        with sessions.begin() as session:
+            done = self.run(session)
+            if done:
+                crash_point("sweep.before_commit")
+        return done
+
 
 class SideJob(Protocol):
     """Work on threads of its own, beside the loop."""
@@ -145,10 +153,7 @@ class Worker:
         begin = self._clock()
         # Due again at the normal time even when this one fails; jittered, so that workers spread out.
         sweep.due_at = begin + sweep.every_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-        with self._sessions.begin() as session:
-            done = sweep.run(session)
-            if done:
-                crash_point("sweep.before_commit")
+        done = sweep.run_once(self._sessions)
         if done >= sweep.full_round:
             sweep.due_at = begin
         metrics.SWEEP_SECONDS.labels(sweep.name).observe(self._clock() - begin)

@@ -12,6 +12,7 @@ from uuid import UUID
 from ecom_common.clock import database_time
 from ecom_common.errors import Problem
 from ecom_common.messages import Received
+from ecom_common.safeguards import is_off
 from ecom_contracts.messages import ItemChanged, PaymentChanged, ReservationChanged
 from sqlalchemy.orm import Session
 
@@ -108,8 +109,9 @@ class OrderDesk:
         now = database_time(session)
         orders = repository.lock_due_orders(session, now=now, most=most)
         before = {order.id: saga.asks(order.saga) for order in orders}
-        for order in orders:
-            if now >= order.deadline_at and (change := order.time_out(now=now)) is not None:
+        late = [] if is_off("deadline") else [o for o in orders if now >= o.deadline_at]
+        for order in late:
+            if (change := order.time_out(now=now)) is not None:
                 changes.add(change)
         self._follow_up(changes, before, now=now)
         for order in orders:

@@ -32,28 +32,30 @@ def _observe(session: Session) -> int:
     return 0
 
 
+def parts(desk: OrderDesk) -> Parts:
+    """What is the order service's own in its worker."""
+    sweep = Sweep(
+        "orders",
+        SWEEP_EVERY_S,
+        lambda session: desk.sweep(session, most=SWEEP_AT_MOST),
+        full_round=SWEEP_AT_MOST,
+    )
+    return Parts(
+        service=SERVICE,
+        schema_version=SCHEMA_VERSION,
+        topics=TOPICS,
+        handlers=handlers(desk),
+        sweeps=[sweep, Sweep("observe_orders", OBSERVE_EVERY_S, _observe)],
+    )
+
+
 def main() -> int:
     """Work until told to stop; 2 when the environment is not usable."""
     try:
         settings, kafka_settings = load(Settings), load(KafkaSettings)
         configure_logging(service=SERVICE, process="worker", level=settings.log_level)
         desk = OrderDesk(settings)
-        parts = Parts(
-            service=SERVICE,
-            schema_version=SCHEMA_VERSION,
-            topics=TOPICS,
-            handlers=handlers(desk),
-            sweeps=[
-                Sweep(
-                    "orders",
-                    SWEEP_EVERY_S,
-                    lambda session: desk.sweep(session, most=SWEEP_AT_MOST),
-                    full_round=SWEEP_AT_MOST,
-                ),
-                Sweep("observe_orders", OBSERVE_EVERY_S, _observe),
-            ],
-        )
-        run_worker(parts, settings, kafka_settings, worker_sessions(settings, SERVICE))
+        run_worker(parts(desk), settings, kafka_settings, worker_sessions(settings, SERVICE))
     except EcomError as error:
         print(f"{SERVICE}: {error}", file=sys.stderr)  # noqa: T201 - the log may not exist yet
         return 2

@@ -6,7 +6,7 @@ provider, and `record_results` writes down what it said. All three may happen tw
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -16,11 +16,12 @@ from ecom_common.errors import Problem
 from ecom_common.logs import Line, say_when_durable
 from ecom_common.messages import Received
 from ecom_common.outbox import Outgoing, outgoing, publish
+from ecom_common.safeguards import is_off
 from ecom_contracts.messages import PaymentCancel, PaymentChanged, PaymentCharge
 from sqlalchemy.orm import Session
 
 from payment_service import repository
-from payment_service.models import SERVICE, Journal, PaymentIntent
+from payment_service.models import SERVICE, Journal, Operation, PaymentIntent
 from payment_service.provider import Outcome, Status
 from payment_service.repository import Watched
 from payment_service.states import Backoff, Cause, OperationKind
@@ -157,23 +158,27 @@ def claim_jobs(session: Session, *, most: int, lease: timedelta) -> list[Job]:
     for operation, _, now in due:
         operation.lease(now=now, lease=lease)
     repository.save_operations(session, [operation for operation, _, _ in due])
-    return [
-        Job(
-            operation_id=operation.id,
-            payment_id=intent.id,
-            order_id=intent.order_id,
-            kind=operation.kind,
-            key=operation.key,
-            charge_key=intent.charge_key,
-            reference=intent.provider_reference,
-            amount=operation.amount,
-            currency=intent.currency,
-            method=intent.method or "",
-            attempt=operation.attempts,
-            traceparent=operation.traceparent,
-        )
-        for operation, intent, _ in due
-    ]
+    return [_job(operation, intent) for operation, intent, _ in due]
+
+
+def _job(operation: Operation, intent: PaymentIntent) -> Job:
+    job = Job(
+        operation_id=operation.id,
+        payment_id=intent.id,
+        order_id=intent.order_id,
+        kind=operation.kind,
+        key=operation.key,
+        charge_key=intent.charge_key,
+        reference=intent.provider_reference,
+        amount=operation.amount,
+        currency=intent.currency,
+        method=intent.method or "",
+        attempt=operation.attempts,
+        traceparent=operation.traceparent,
+    )
+    if is_off("provider-key") and job.kind is OperationKind.CHARGE and job.attempt > 1:
+        return replace(job, charge_key=f"{job.charge_key}:try{job.attempt}", reference=None)
+    return job
 
 
 def give_back_jobs(session: Session, jobs: Sequence[Job]) -> None:
