@@ -216,6 +216,7 @@ def test_a_glance_shows_outbox_relay_and_letters(
     assert glance["dead letters"] == {TOPIC: 2}
     (topic,) = glance["outbox"]["topics"]
     assert (topic["topic"], topic["rows"], topic["keys"]) == ("t", 3, 2)
+    assert topic["age_s"] >= 3600
     readable = operator.run("glance").out
     assert (
         "3 rows, the oldest for 1 h: t 3 of 2 keys, 1 h   → docs/runbook/old-outbox.md" in readable

@@ -106,7 +106,15 @@ def _outbox(session: Session) -> Figure:
     value = {
         "rows": rows,
         "age_s": round(age.total_seconds(), 3),
-        "topics": [{**row, "age": round(row["age"].total_seconds(), 3)} for row in topics],
+        "topics": [
+            {
+                "topic": row["topic"],
+                "rows": row["rows"],
+                "keys": row["keys"],
+                "age_s": round(row["age"].total_seconds(), 3),
+            }
+            for row in topics
+        ],
     }
     words = f"{rows} rows" + (f", the oldest for {duration(age)}" if rows else "")
     if age > OLD_AFTER:
