@@ -3,13 +3,20 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import hypothesis
 import pytest
 from ecom_local.instance import Instance
 from ecom_local.ports import Ports
 
 from tests.support.databases import Databases
+from tests.support.homes import a_home
+
+# How long an example takes says something of the machine, and nothing of us.
+hypothesis.settings.register_profile(
+    "ecom", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("ecom")
 
 KEPT_LOGS = Path(__file__).parents[1] / ".local" / "test-logs"
 
@@ -21,17 +28,19 @@ SETTINGS = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The platform first, then the parts alone: tests of a part leave messages in its topics that no order is
+    behind, and a platform that runs would act on them."""
+    items.sort(key=lambda item: "integration" in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def instance(request: pytest.FixtureRequest) -> Iterator[Instance]:
     """An instance of its own, with Postgres and Kafka running; beside any other platform.
 
     Its logs are kept in `.local/test-logs` when a test has failed.
     """
-    # Not below pytest's own folder, which only its owner may enter: started by root, Postgres runs as a
-    # user of its own.
-    with TemporaryDirectory(prefix="ecom-test-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        home.chmod(0o755)
+    with a_home() as home:
         with Instance(home, ports=Ports.free(), environment=SETTINGS, say=print) as running:
             running.start("postgres", "kafka")
             yield running

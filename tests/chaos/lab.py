@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,12 +24,12 @@ import psycopg2
 from ecom_local import tokens
 from ecom_local.instance import Instance
 from ecom_local.leftovers import is_alive
-from ecom_local.parts import PARTS, SERVICES
+from ecom_local.parts import PARTS, SERVICES, Part
 from ecom_local.ports import Ports
 
 from tests.chaos.load import Load
 from tests.chaos.members import ExtraWorker, shorten_sessions
-from tests.chaos.wires import Wire, a_wire
+from tests.chaos.wires import HOST, Wire
 from tests.support.shop import until
 
 Settings = Mapping[str, Mapping[str, str]]
@@ -178,6 +178,12 @@ class Lab:
         """Any other signal: STOP, CONT, and what Postgres understands."""
         os.kill(self.pid(part), signal.Signals[f"SIG{sign}"])
 
+    def end(self, part: str, sign: str) -> None:
+        """Have it end by that signal; its supervisor starts it again."""
+        pid = self.pid(part)
+        os.kill(pid, signal.Signals[f"SIG{sign}"])
+        self.until_gone(pid)
+
     @contextmanager
     def stopped(self, part: str) -> Iterator[None]:
         """It does nothing and is not gone."""
@@ -192,21 +198,31 @@ class Lab:
 
     @contextmanager
     def down(self, part: str, sign: str = "KILL") -> Iterator[None]:
-        """It is killed, and not started again before the end; then it is waited for."""
+        """It ends by that signal, and is not started again before the end; then it is waited for.
+
+        KILL, or the one that its supervisor stops it with anyway. Its supervisor is told first: one that stops
+        what it is just starting again loses the signal now and then, and waits for nothing.
+        """
         pid = self.pid(part)
-        os.kill(pid, signal.Signals[f"SIG{sign}"])
-        self.until_gone(pid)
-        self.instance.supervisor.stop(part)
+        if sign == "KILL":
+            os.kill(pid, signal.SIGSTOP)  # it gets to do nothing about what its supervisor sends
+            self.instance.supervisor.stop(part)
+            os.kill(pid, signal.SIGKILL)
+        else:
+            assert sign == PARTS[part].stop_signal, (
+                f"{part} is stopped by {PARTS[part].stop_signal}"
+            )
         self.instance.stop(part)
+        self.until_gone(pid)
         self.fired(f"{part} down")
         try:
             yield
         finally:
             self.instance.start(part)
 
-    def wire(self, port: int) -> AbstractContextManager[Wire]:
+    def wire(self, port: int) -> Wire:
         """A wire to a port of this machine; what uses its own port can be cut off."""
-        return a_wire(port)
+        return Wire((HOST, port))
 
     @contextmanager
     def settings(self, extra: Settings) -> Iterator[None]:
@@ -345,8 +361,13 @@ class Lab:
         if changed:
             self.instance.start(*changed)
 
-    def _crash_folders(self, parts: Mapping[str, object]) -> Settings:
-        return {part: {"CRASH_FOLDER": str(self.crash_folder(part))} for part in parts}
+    def _crash_folders(self, parts: Mapping[str, Part]) -> Settings:
+        # Of our own processes: what Postgres and Kafka get are settings of the server.
+        return {
+            name: {"CRASH_FOLDER": str(self.crash_folder(name))}
+            for name, part in parts.items()
+            if part.service
+        }
 
 
 def merged(*several: Settings) -> Settings:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+import orjson
 from confluent_kafka import Consumer, TopicPartition
 from ecom_contracts.topics import (
     CATALOG,
@@ -120,7 +120,7 @@ def _read(reader: Consumer, topic: str, *, start: int, end: int) -> Iterator[Pub
 
 def _publication(topic: str, value: bytes | None) -> Publication | None:
     try:
-        envelope = json.loads(value or b"")
+        envelope = orjson.loads(value or b"")
         return Publication(topic, envelope["subject"], envelope["id"], int(envelope["sequence"]))
     except (ValueError, KeyError, TypeError):
         return None  # poison, which a fault has put there

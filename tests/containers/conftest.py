@@ -23,6 +23,8 @@ ORDER: Final = (
     "test_images",
     "test_flyway",
     "test_orders",
+    "test_commands",
+    "test_operations",
     "test_upgrades",
     "test_scaling",
     "test_lifecycle",

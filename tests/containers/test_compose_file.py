@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings
 
 from tests.support.compose import (
     APIS,
+    AUDITOR,
     COMPOSE_FILE,
     JOBS,
     LONG_RUNNING,
@@ -52,6 +53,31 @@ def test_the_file_is_valid_and_every_service_in_it_is_one_that_these_tests_cover
     services: dict[str, Any],
 ) -> None:
     assert set(services) == {*LONG_RUNNING, *JOBS}
+
+
+def test_the_auditor_is_started_by_its_profile_only_and_sees_what_the_services_see(
+    built: Project,
+) -> None:
+    services = built.config("--profile", "audit")["services"]
+    assert set(services) == {*LONG_RUNNING, *JOBS, AUDITOR}
+    auditor = services[AUDITOR]
+    environments = {name: services[f"{name}_worker"]["environment"] for name in SETTINGS}
+    wanted = {name: own["DATABASE_URL"] for name, own in environments.items()}
+    wanted["provider"] = environments["payment"]["PROVIDER_DATABASE_URL"]
+    assert auditor["environment"] == {"HTTP_PORT": "9108"} | {
+        f"AUDIT_{name.upper()}_DATABASE_URL": url for name, url in wanted.items()
+    }
+    (port,) = auditor["ports"]
+    assert (port["host_ip"], int(port["published"])) == ("127.0.0.1", built.ports["AUDIT_PORT"])
+    assert (auditor["read_only"], auditor["cap_drop"]) == (True, ["ALL"])
+
+
+def test_whoever_stops_everything_stops_the_auditor_too(built: Project) -> None:
+    built.compose("--profile", "audit", "up", "--detach", "--no-deps", AUDITOR, "order_postgres")
+    assert len(built.containers()) == 2
+    done = built.script("down")
+    assert done.returncode == 0, done
+    assert built.containers() == []
 
 
 def test_images_of_others_have_an_exact_version_and_ours_are_built_here(

@@ -140,7 +140,12 @@ def test_the_migrations_and_the_code_in_the_images_are_those_of_the_repository(
         for database in DATABASES.values()
         for file in database.migrations.glob("*.sql")
     }
-    for part in ("libs/common", "libs/contracts", *(f"services/{service}" for service in APIS)):
+    for part in (
+        "libs/audit",
+        "libs/common",
+        "libs/contracts",
+        *(f"services/{service}" for service in APIS),
+    ):
         source = REPOSITORY / part / "src"
         wanted |= {file: f"app/{file.relative_to(source)}" for file in source.rglob("*.py")}
     found = set(contents.digests)

@@ -56,11 +56,18 @@ def test_an_order_is_found_in_the_logs_of_all_who_worked_on_it(
     shop.until_final(order["id"])
     found = {
         name: [line for line in _lines(project, name) if line.get("order_id") == order["id"]]
-        for name in ("order_service", "order_worker", "payment_worker")
+        for name in ("order_service", *WORKERS)
     }
     assert [line["message"] for line in found["order_service"]] == ["order placed"]
     assert [line["message"] for line in found["order_worker"]] == ["order confirmed"]
-    assert [line for line in found["payment_worker"] if "no answer" in line["message"]]
+    assert [line["message"] for line in found["inventory_worker"]] == [
+        "reservation held", "reservation committed",
+    ]  # fmt: skip
+    said = [line["message"] for line in found["payment_worker"]]
+    assert [line for line in said if line.startswith("payment ")] == [
+        "payment processing", "payment unknown", "payment captured",
+    ]  # fmt: skip
+    assert [line for line in said if "no answer" in line]
     traces = {entry["trace_id"] for entry in shop.timeline(order["id"])}
     assert {line["trace_id"] for lines in found.values() for line in lines} == traces
 

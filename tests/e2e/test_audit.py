@@ -1,6 +1,5 @@
 """The auditor, on the running platform: under load and after it."""
 
-import json
 import os
 import random
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from ecom_local.instance import Instance
 
 from tests.checks.files import REPOSITORY
+from tests.support.auditing import audit
 from tests.support.shop import Shop
 
 METHODS = (
@@ -21,21 +21,6 @@ METHODS = (
     "pm_sim_timeoutThenDecline", "pm_sim_neverSeen", "pm_sim_lateSuccess", "pm_sim_error",
 )  # fmt: skip
 BUYERS = 12
-
-
-def _audit(instance: Instance, *arguments: str) -> dict[str, Any]:
-    """What scripts/audit says of the instance; its exit code goes with it."""
-    result = subprocess.run(
-        [REPOSITORY / "scripts" / "audit", "--json", *arguments],
-        env=os.environ | {"ECOM_HOME": str(instance.layout.home)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode in (0, 1), result.stderr
-    document: dict[str, Any] = json.loads(result.stdout)
-    assert document["clean"] == (result.returncode == 0)
-    return document
 
 
 @contextmanager
@@ -65,13 +50,13 @@ def test_a_mixed_load_is_clean_while_it_runs_and_afterwards(shop: Shop, instance
     looked = 0
     with _load(shop, 400) as placed:
         while not all(order.done() for order in placed):
-            document = _audit(instance)
+            document = audit(instance)
             assert document["violations"] == []
             looked += 1
     assert looked >= 1
     for order in placed:
         shop.until_final(order.result(), timeout_s=120)
-    document = _audit(instance)
+    document = audit(instance)
     assert document["violations"] == []
     assert document["orders"] >= 400
 

@@ -1,10 +1,16 @@
 """Many at once: nothing oversold, nothing doubled, nothing stuck."""
 
 import random
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
+
+from ecom_common.database import sqlalchemy_url
+from ecom_local.instance import Instance
+from sqlalchemy import create_engine, text
 
 from tests.support.shop import Shop
 
@@ -25,8 +31,11 @@ def test_of_100_buyers_of_10_units_exactly_10_get_one(shop: Shop) -> None:
     assert sum(shop.taken(o["id"]) for o in orders) == 10 * 500
 
 
-def test_baskets_in_opposite_order_share_their_stock_without_deadlock(shop: Shop) -> None:
+def test_baskets_in_opposite_order_share_their_stock_without_deadlock(
+    shop: Shop, instance: Instance
+) -> None:
     skus = [shop.item(stock=10) for _ in range(4)]
+    deadlocks = _deadlocks(instance)
 
     def buy(number: int) -> dict[str, Any]:
         basket = skus if number % 2 else skus[::-1]
@@ -36,6 +45,17 @@ def test_baskets_in_opposite_order_share_their_stock_without_deadlock(shop: Shop
         orders = list(buyers.map(buy, range(100)))
     assert _finals(shop, [o["id"] for o in orders]) == {"confirmed": 10, "rejected": 90}
     assert [shop.stock(sku)["available"] for sku in skus] == [0, 0, 0, 0]
+    assert _deadlocks(instance) == deadlocks
+
+
+def _deadlocks(instance: Instance) -> int:
+    """How many the server has had to resolve; those that were retried too."""
+    engine = create_engine(sqlalchemy_url(instance.postgres_url("postgres", "postgres")))
+    with engine.connect() as connection:
+        count = connection.scalar(text("SELECT sum(deadlocks) FROM pg_stat_database"))
+    engine.dispose()
+    assert isinstance(count, Decimal)
+    return int(count)
 
 
 def test_50_posts_with_one_key_are_one_order(shop: Shop) -> None:
@@ -71,7 +91,8 @@ def test_whoever_is_told_that_their_order_is_being_cancelled_finds_it_cancelled(
     def buy_and_cancel(number: int) -> tuple[str, int]:
         order = shop.place({sku: 1}, payment_method=methods[number % len(methods)])
         pause_s = moments.choice([0, 0, 0.02, 0.05, 0.1, 0.2, 0.6])
-        shop_wait(pause_s)
+        # The moment at which a customer changes their mind; not a wait for an effect.
+        time.sleep(pause_s)
         return order["id"], shop.cancel(order["id"]).status_code
 
     with ThreadPoolExecutor(12) as customers:
@@ -84,10 +105,3 @@ def test_whoever_is_told_that_their_order_is_being_cancelled_finds_it_cancelled(
         assert order["stock"] in ("released", "restocked", "refused")
     stock = shop.stock(sku)
     assert (stock["on_hand"], stock["reserved"]) == (200, 0)
-
-
-def shop_wait(seconds: float) -> None:
-    """The moment at which a customer changes their mind; random by design, not a wait for an effect."""
-    import time
-
-    time.sleep(seconds)

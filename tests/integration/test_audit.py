@@ -26,6 +26,8 @@ from tests.support.shop import until
 
 # What becomes of an order is in its last digit.
 BOUGHT, DECLINED, REFUNDED, TOMBSTONE, OPEN = (order_id(n) for n in (100, 106, 107, 108, 109))
+RESOLVED = order_id(207)
+"""Like REFUNDED, but that its refund failed and was made elsewhere; see `resolve`."""
 TWIN = order_id(200)
 """Bought by the same customer as BOUGHT."""
 
@@ -86,6 +88,8 @@ CORRUPTIONS = [
     ("provider", f"UPDATE charges SET refunded = 1 WHERE key = '{BOUGHT}:charge:1'", "provider"),
     ("provider", f"UPDATE refunds SET amount = amount - 1 WHERE key = '{REFUNDED}:refund:1'", "provider"),
     ("provider", f"UPDATE refunds SET state = 'refund_failed' WHERE key = '{REFUNDED}:refund:1'", "provider"),
+    ("payment", f"UPDATE payments SET state = 'captured', version = 3 WHERE order_id = '{RESOLVED}'", "agreement"),
+    ("payment", f"UPDATE payments SET captured = captured - 1 WHERE order_id = '{RESOLVED}'", "money booked"),
     # ---- stock
     ("inventory", "UPDATE stock_levels SET on_hand = on_hand + 1 WHERE sku = 'SKU-1'", "on-hand"),
     ("inventory", "UPDATE stock_levels SET reserved = reserved + 1 WHERE sku = 'SKU-1'", "reserved"),
@@ -107,6 +111,7 @@ CORRUPTIONS = [
         WHERE cause = 'order:{BOUGHT}:committed'""", "committed"),
     ("inventory", f"UPDATE reservation_lines SET quantity = 7 WHERE order_id = '{BOUGHT}'", "committed"),
     ("inventory", f"DELETE FROM reservation_lines WHERE order_id = '{DECLINED}' AND quantity = 2", "committed"),
+    ("inventory", f"UPDATE reservations SET state = 'committed' WHERE order_id = '{RESOLVED}'", "agreement committed"),
     # ---- agreement
     ("inventory", f"""UPDATE reservations SET state = 'refused', shortages = '[1]'
         WHERE order_id = '{DECLINED}'""", "agreement"),
@@ -131,6 +136,10 @@ CORRUPTIONS = [
     ("order", f"UPDATE order_history SET status = 'confirmed' WHERE order_id = '{BOUGHT}' AND version = 3", "transitions"),
     ("order", f"UPDATE order_history SET kind = 'flagged' WHERE order_id = '{BOUGHT}' AND version = 3", "transitions"),
     ("order", f"UPDATE orders SET reason = 'cancelled_by_operator' WHERE id = '{REFUNDED}'", "present"),
+    ("order", f"UPDATE order_history SET at = at - interval '1 day' WHERE order_id = '{RESOLVED}' AND kind = 'resolved'",
+     "present"),
+    ("order", f"UPDATE order_history SET payment = 'captured' WHERE order_id = '{RESOLVED}' AND version >= 8",
+     "transitions present"),
     ("order", f"""DROP INDEX uq_order_history_message_id; UPDATE order_history
         SET message_id = '{BOUGHT}' WHERE order_id = '{BOUGHT}' AND message_id IS NOT NULL""", "messages"),
 ]  # fmt: skip
@@ -138,12 +147,14 @@ CORRUPTIONS = [
 
 @pytest.fixture(scope="module")
 def books(databases: Databases) -> Books:
-    return Books.written(databases, 220)
+    books = Books.written(databases, 220)
+    books.resolve(207)
+    return books
 
 
 def test_consistent_books_are_clean_and_their_open_orders_in_flight(books: Books) -> None:
     report = books.look()
-    assert (report.violations, report.attention) == ([], [])
+    assert report.violations == []
     assert (report.orders, report.open_orders, report.moving) == (220, 22, 0)
 
 
@@ -251,11 +262,48 @@ def test_dead_letters_flagged_and_lost_orders_are_shown_and_only_strictly_wrong(
     report = spoilt.look()
     assert report.violations == []
     assert [(a.kind, a.subject) for a in report.attention] == [
-        ("dead letter", "\\377A"), ("flagged", OPEN), ("lost order", TOMBSTONE),
+        ("dead letter", "\\377A"), ("flagged", OPEN), ("resolved", RESOLVED), ("lost order", TOMBSTONE),
     ]  # fmt: skip
     assert report.open_orders == 21
     assert _audit(spoilt)[0] == 0
     assert _audit(spoilt, "--strict")[0] == 1
+
+
+def test_a_resolved_order_is_shown_with_who_settled_it_and_is_not_stuck(books: Books) -> None:
+    spoilt = books.copy("order")
+    spoilt.execute(
+        "order",
+        f"""UPDATE orders SET deadline_at = now() - interval '1 day', updated_at = now() - interval '1 day'
+        WHERE id = '{RESOLVED}'""",
+    )
+    report = spoilt.look()
+    assert report.violations == []
+    (shown,) = report.attention
+    assert (shown.kind, shown.subject) == ("resolved", RESOLVED)
+    assert (
+        "cancelling (stock restocked, payment refund_failed), settled elsewhere at " in shown.note
+    )
+    assert shown.note.endswith(" by olga: bank transfer 4711")
+
+
+def test_a_participant_that_was_restored_and_asked_again_is_shown_and_not_wrong(
+    books: Books,
+) -> None:
+    spoilt = books.copy("payment").copy("inventory")
+    spoilt.execute(
+        "payment",
+        f"""{UNGUARDED} DELETE FROM operations USING payments p WHERE p.id = payment_id AND order_id = '{DECLINED}';
+        UPDATE payments SET state = 'cancelled', version = 1, decline_code = NULL WHERE order_id = '{DECLINED}'""",
+    )
+    spoilt.execute(
+        "inventory",
+        f"""{UNGUARDED} UPDATE reservations SET state = 'released', version = 1 WHERE order_id = '{DECLINED}';
+        DELETE FROM reservation_lines WHERE order_id = '{DECLINED}'""",
+    )
+    report = spoilt.look()
+    assert report.violations == []
+    shown = [(a.kind, a.subject) for a in report.attention]
+    assert shown == [("resolved", RESOLVED), *[("set back", DECLINED)] * 2]
 
 
 # ---- the command
@@ -273,8 +321,10 @@ def _audit(books: Books, *arguments: str, **environment: str) -> tuple[int, str,
 def test_the_command_says_clean(books: Books) -> None:
     code, out, err = _audit(books)
     assert (code, err) == (0, "")
+    assert _audit(books, "--strict")[0] == 0  # what is resolved waits for nobody
     lines = out.splitlines()
-    assert [line[0] for line in lines[:-1]] == ["✓"] * len(INVARIANTS)
+    assert [line[0] for line in lines[:-1]] == ["✓"] * len(INVARIANTS) + ["!"]
+    assert lines[-2].startswith(f"! resolved  {RESOLVED}  ")
     assert lines[-1].startswith("clean: 220 orders, 22 of them in flight, 0 differences")
 
 

@@ -16,9 +16,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from tests.chaos.wires import Moment, a_wire
 from tests.support.chassis import Database, a_database
 from tests.support.databases import Databases
-from tests.support.proxy import Moment, a_wire
 
 
 @pytest.fixture(scope="module")
@@ -364,6 +364,43 @@ def test_a_database_that_is_down_is_answered_unavailable_and_works_again_afterwa
     assert [problem.code for problem in refused] == ["unavailable"] * 2
     assert refused[0] is not refused[1]
     assert served == "written"
+
+
+async def _until_served(batcher: "Batcher[Note, Any]", note: Note) -> Any:
+    for _ in range(100):
+        [result] = await settled(batcher.submit(note))
+        if not isinstance(result, Problem):
+            return result
+        await asyncio.sleep(0.1)
+    return None
+
+
+def test_while_the_database_swallows_everything_whoever_comes_later_is_told_at_once(
+    database: Database,
+) -> None:
+    with a_wire(database.url) as (wire, url):
+        engine = make_engine(url, application_name="silent", pool_size=2)
+
+        async def use() -> tuple[Problem, Problem, float, Any]:
+            batcher: Batcher[Note, Any] = Batcher(
+                make_sessions(engine), write, name="test", max_batch=10
+            )
+            await batcher.submit(Note("a"))
+            with wire.black_hole():
+                [first] = await settled(batcher.submit(Note("b")))
+                begin = time.monotonic()
+                [later] = await settled(batcher.submit(Note("c")))
+                took_s = time.monotonic() - begin
+            # What was swallowed is still being delivered; the next waits behind it, as ever.
+            again = await _until_served(batcher, Note("d"))
+            await batcher.close()
+            return first, later, took_s, again
+
+        first, later, took_s, again = asyncio.run(use())
+        engine.dispose()
+    assert [first.code, later.code] == ["unavailable"] * 2
+    assert took_s < 1
+    assert again == "written"
 
 
 def test_a_lock_that_somebody_keeps_is_answered_request_in_progress(database: Database) -> None:

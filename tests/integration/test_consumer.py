@@ -8,6 +8,7 @@ from uuid import UUID
 
 import orjson
 import pytest
+from confluent_kafka import Consumer as KafkaConsumer
 from ecom_common import kafka
 from ecom_common.consumer import POISON_TRIES, Consumer
 from ecom_common.database import make_engine, make_sessions
@@ -174,27 +175,44 @@ def test_a_message_that_was_produced_twice_has_one_effect_even_within_a_batch(
     assert received_so_far(topic, "duplicate") == 7
 
 
-def test_each_type_goes_to_its_handler_in_the_order_of_the_messages(
+def test_each_handler_gets_its_messages_of_a_batch_at_once_and_in_their_order(
     database: Database, broker: Broker
 ) -> None:
     topic = broker.topic()
-    calls: list[tuple[str, int]] = []
-    release = orjson.loads(a_message()) | {"type": "stock.release.v1"}
-    messages: list[bytes | None] = [
-        a_message(),
-        a_message(),
-        orjson.dumps(release | {"id": str(new_id())}),
-        a_message(),
-    ]
-    handlers: Handlers = {
-        TYPE: lambda _, r: calls.append(("commit", len(r))),
-        "stock.release.v1": lambda _, r: calls.append(("release", len(r))),
-    }
-    broker.produce(topic, messages)
+    ids = [new_id() for _ in range(20)]
+    types = {message_id: ("commit", "release")[n % 2] for n, message_id in enumerate(ids)}
+    batches: dict[int, list[tuple[str, list[UUID]]]] = {}
+
+    def handler(name: str) -> Handler:
+        def handle(session: Session, messages: Sequence[Received]) -> None:
+            [transaction] = session.scalars(text("SELECT txid_current()"))
+            called = (name, [message.envelope.id for message in messages])
+            batches.setdefault(transaction, []).append(called)
+
+        return handle
+
+    broker.produce(
+        topic,
+        [
+            orjson.dumps(orjson.loads(a_message(message_id=i)) | {"type": f"stock.{kind}.v1"})
+            for i, kind in types.items()
+        ],
+    )
+    handlers = {TYPE: handler("commit"), "stock.release.v1": handler("release")}
     with a_consumer(database, broker, topic, handlers=handlers) as consumer:
-        handled(consumer, 4)
-    flat = [name for name, count in calls for _ in range(count)]
-    assert flat == ["commit", "commit", "release", "commit"]
+        handled(consumer, len(ids))
+    assert len(batches) < len(ids)
+    for called in batches.values():
+        assert [name for name, _ in called] in (["commit"], ["release"], ["commit", "release"])
+    for kind in ("commit", "release"):
+        got = [
+            i
+            for called in batches.values()
+            for name, those in called
+            if name == kind
+            for i in those
+        ]
+        assert got == [i for i in ids if types[i] == kind]
 
 
 def test_types_that_nobody_handles_and_tombstones_are_acknowledged_and_counted(
@@ -535,6 +553,41 @@ def test_the_lag_is_exported_for_assigned_partitions_only(
     with a_consumer(database, broker, broker.topic()) as other:
         other.observe_lag()
         assert REGISTRY.get_sample_value("ecom_consumer_lag", labels) is None
+
+
+def test_a_client_that_has_failed_for_good_is_replaced(database: Database, broker: Broker) -> None:
+    topic, group = broker.topic(), broker.group()
+    ids, messages = some_messages(3)
+    broker.produce(topic, messages)
+    # No broker has such an assignor; like a group that the broker has lost, that is the end of a client.
+    hopeless = KafkaConsumer(
+        {
+            "bootstrap.servers": broker.bootstrap,
+            "group.id": group,
+            "group.protocol": "consumer",
+            "group.remote.assignor": "nobody",
+            "log_level": 0,
+        }
+    )
+    made: list[KafkaConsumer] = []
+
+    def renew() -> KafkaConsumer:
+        made.append(kafka.make_consumer(broker.settings, client_id="tests", group=group))
+        return made[-1]
+
+    consumer = Consumer(
+        hopeless,
+        database.sessions,
+        {TYPE: leave_effects},
+        topics=[topic],
+        dead_letter_topic=DEAD,
+        max_batch=100,
+        renew=renew,
+    )
+    handled(consumer, 3)
+    consumer.close()
+    assert len(made) == 1
+    assert effects(database) == ids
 
 
 def _holds(consumer: Consumer) -> bool:

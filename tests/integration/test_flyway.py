@@ -135,3 +135,13 @@ def _command_lines() -> list[str]:
         if "flywaydb" in line:
             found.append(line)
     return found if len(found) >= 2 else []
+
+
+def test_a_wrong_password_is_told_at_once_and_not_after_all_the_retries(
+    instance: Instance, new_database: Callable[..., str], tmp_path: Path
+) -> None:
+    wrong = make_url(new_database()).set(password="wrong").render_as_string(hide_password=False)
+    # A command that is not there: Flyway, which would try for two minutes, is not even started.
+    flyway = Flyway(url=wrong, migrations=tmp_path, command="/nowhere/flyway")
+    with pytest.raises(MigrationError, match=r"refuses the owner.*password authentication failed"):
+        flyway.migrate()

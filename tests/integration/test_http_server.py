@@ -75,3 +75,13 @@ def test_the_log_of_a_process_is_json_without_paths_or_queries(tmp_path: Path) -
     assert all(line.startswith("{") and '"service":"teas"' in line for line in lines)
     assert "4111" not in child.output
     assert "/v1/4" not in child.output
+
+
+def test_a_process_whose_end_waits_for_a_call_that_hangs_ends_all_the_same(tmp_path: Path) -> None:
+    with an_api(tmp_path) as (child, client):
+        client.get("/v1/hang")
+        began = time.monotonic()
+        child.send(signal.SIGTERM)
+        assert child.wait(30) == 1
+        assert time.monotonic() - began < 20
+        child.says("a call hangs")

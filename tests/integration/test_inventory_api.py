@@ -28,8 +28,8 @@ from sqlalchemy import Engine, text
 
 MUG = {"name": "Blue mug", "unit_price": 1249, "currency": "EUR"}
 CARD = "4111 1111 1111 1111"
-# A legal EAN-13, and sixteen digits that are a test card's number: SKUs are taken as they are.
-DIGIT_SKUS = ["4006381333931", "4111111111111111"]
+# A legal EAN-13 that passes the check of cards, too, and sixteen digits that are a test card's number: SKUs are taken as they are.
+DIGIT_SKUS = ["4006381330060", "4111111111111111"]
 
 
 class Api:

@@ -6,8 +6,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psycopg2
 import pytest
@@ -16,15 +14,14 @@ from ecom_local.errors import LocalError, PartError, PortInUseError
 from ecom_local.instance import Instance
 from ecom_local.ports import HOST, Ports
 
+from tests.support.homes import a_home
+
 
 @pytest.fixture
 def own() -> Iterator[Instance]:
     """An instance to be mistreated."""
-    with TemporaryDirectory(prefix="ecom-test-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        home.chmod(0o755)
-        with Instance(home, ports=Ports.free()) as instance:
-            yield instance
+    with a_home() as home, Instance(home, ports=Ports.free()) as instance:
+        yield instance
 
 
 def test_what_a_killed_supervisor_left_behind_is_ended(own: Instance) -> None:

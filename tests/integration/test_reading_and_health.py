@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -98,6 +99,33 @@ def test_too_many_waiting_queries_are_refused_at_once(database: Database) -> Non
         return await asyncio.gather(*waiting)
 
     assert reading(database, use, threads=2) == [1] * MAX_WAITING
+
+
+def test_when_every_thread_is_stuck_whoever_comes_later_is_told_at_once(
+    database: Database,
+) -> None:
+    gate = threading.Event()
+
+    def stuck(session: Session) -> Any:
+        assert gate.wait(30)
+        return one(session)
+
+    async def use(reader: Reader) -> tuple[list[Any], float]:
+        first = await asyncio.gather(
+            *(reader.read(stuck) for _ in range(2)), return_exceptions=True
+        )
+        begin = time.monotonic()
+        with pytest.raises(Problem, match="unavailable"):
+            await reader.read(one)
+        took_s = time.monotonic() - begin
+        gate.set()
+        await asyncio.sleep(0.5)  # they come to their end, and then there is room again
+        assert await reader.read(one) == 1
+        return first, took_s
+
+    first, took_s = reading(database, use, threads=2)
+    assert [problem.code for problem in first] == ["unavailable"] * 2
+    assert took_s < 1
 
 
 @pytest.mark.parametrize(

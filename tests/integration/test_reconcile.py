@@ -13,11 +13,13 @@ from inventory_service.commands import PutItem
 from inventory_service.models import ItemContent
 from inventory_service.service import handle_commands
 from order_service import reconcile as orders
+from order_service.commands import Intervention, Verb
 from order_service.reconcile import Unknown
 from sqlalchemy import text
 
 from tests.support.databases import Databases
-from tests.support.orders import Store, emptied_stores
+from tests.support.orders import Store, emptied_stores, payment
+from tests.support.orders import stock as stock_changed
 
 DEADLINE_S = 900
 
@@ -55,6 +57,21 @@ def test_a_confirmed_order_asks_for_all_its_steps_in_their_order(store: Store) -
     repeat(store)
 
     assert store.said() == ["stock.reserve.v1", "stock.commit.v1", "payment.charge.v1"]
+
+
+def test_a_refund_that_was_made_elsewhere_is_not_asked_for_again(store: Store) -> None:
+    order_id = store.place({"tea": 1})
+    store.confirm(order_id)
+    store.accepted(order_id)
+    store.learn(payment(order_id, "refund_failed", 4), stock_changed(order_id, "restocked", 3))
+    store.published()
+    with store.sessions.begin() as session:
+        wish = Intervention(Verb.RESOLVE, order_id, "olga", "bank transfer 4711")
+        store.desk.intervene(session, [wish])
+
+    repeat(store)
+
+    assert store.said() == ["stock.release.v1", "payment.charge.v1"]
 
 
 def test_an_open_order_whose_deadline_passed_while_it_was_away_is_not_given_up(

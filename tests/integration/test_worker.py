@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,7 +16,8 @@ from ecom_common.consumer import Consumer
 from ecom_common.errors import DependencyDown
 from ecom_common.ids import new_id
 from ecom_common.relay import Relay, make_relay_engine
-from ecom_common.worker import LIVE_WITHIN_S, Sweep, Worker
+from ecom_common.service_worker import PRUNE_AT_MOST, housekeeping
+from ecom_common.worker import LIVE_WITHIN_S, PREPARE_EVERY_S, Sweep, Worker
 from ecom_local.instance import Instance
 from ecom_local.ports import Ports
 from sqlalchemy import text
@@ -25,7 +26,8 @@ from sqlalchemy.orm import Session
 from tests.support.broker import Broker
 from tests.support.chassis import Database, a_database, a_message
 from tests.support.databases import Databases
-from tests.support.processes import Child, a_child
+from tests.support.processes import Child, a_child, stopped
+from tests.support.small_app import app_settings
 from tests.support.tokens import AUDIENCE, ISSUER
 from tests.support.waiting import eventually
 
@@ -165,6 +167,21 @@ def test_a_full_round_of_a_sweep_is_followed_by_the_next_at_once(database: Datab
     assert runs == [5, 5, 3]
 
 
+def test_old_message_ids_are_forgotten_as_fast_as_they_come(database: Database) -> None:
+    old, count = "db_now() - interval '30 days'", 2 * PRUNE_AT_MOST + 1
+    database.as_owner(
+        f"INSERT INTO inbox SELECT gen_random_uuid(), {old} FROM generate_series(1, {count})"
+    )
+    clock = Clock()
+    with a_worker(
+        database, QuietKafka(), clock, *housekeeping(app_settings(jwks="none"))
+    ) as worker:
+        for _ in range(3):
+            worker.run_once()
+            clock.now += 0.01
+    assert database.rows("SELECT count(*) FROM inbox") == [0]
+
+
 def test_what_a_sweep_does_is_committed_and_what_a_failing_one_does_is_not(
     database: Database,
 ) -> None:
@@ -221,6 +238,26 @@ def test_nothing_is_consumed_before_the_preparations_have_succeeded_but_sweeps_r
         worker.run_once()
     assert kafka.calls == ["poll", "poll"]
     assert len(runs) == 4
+
+
+def test_preparations_are_made_again_now_and_then_and_hold_up_nothing_when_they_fail(
+    database: Database,
+) -> None:
+    outcomes = iter([None, DependencyDown("no broker"), None])
+    kafka, clock = QuietKafka(), Clock()
+    made_at: list[float] = []
+
+    def prepare() -> None:
+        made_at.append(clock.now)
+        if (error := next(outcomes)) is not None:
+            raise error
+
+    with a_worker(database, kafka, clock, prepare=prepare) as worker:
+        for _ in range(5):
+            worker.run_once()
+            clock.now += PREPARE_EVERY_S / 2
+    assert made_at == [1_000.0, 1_000.0 + PREPARE_EVERY_S, 1_000.0 + 2 * PREPARE_EVERY_S]
+    assert kafka.calls == ["poll"] * 5
 
 
 def test_a_loop_that_is_stuck_is_not_alive_and_one_that_is_only_slow_is(
@@ -348,6 +385,26 @@ def test_a_worker_without_a_broker_stays_alive_says_that_it_is_not_ready_and_sto
         child.send(signal.SIGTERM)
         assert child.wait(20) == 0
         assert time.monotonic() - began < 20
+
+
+def test_a_worker_in_a_call_that_hangs_ends_all_the_same_when_told(
+    database: Database, broker: Broker
+) -> None:
+    with a_worker_process(database, broker.bootstrap, broker.topic(), "a") as (child, client):
+        eventually(lambda: checks(client, "/health/ready")[0] == 200)
+        backends = database.rows(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name LIKE 'order_service-%'"
+        )
+        assert backends
+        with ExitStack() as all_of_them:
+            for pid in backends:
+                all_of_them.enter_context(stopped(pid))
+            began = time.monotonic()
+            child.send(signal.SIGTERM)
+            assert child.wait(30) == 1
+            assert time.monotonic() - began < 20
+        child.says("a call hangs")
 
 
 def test_a_worker_whose_database_goes_away_stays_alive_and_is_ready_again_afterwards(

@@ -155,6 +155,27 @@ _SQL: Final = {
 }  # fmt: skip
 
 
+_RESOLVED: Final = {
+    "order": """
+        UPDATE order_history SET kind = 'payment_refund_failed', status = 'cancelling', payment = 'refund_failed'
+            WHERE order_id = '{order}' AND version = 9;
+        INSERT INTO order_history (order_id, version, at, kind, actor, note, status, goal, reason, stock, payment)
+            SELECT order_id, 10, at, 'resolved', 'olga', 'bank transfer 4711', status, goal, reason, stock, payment
+            FROM order_history WHERE order_id = '{order}' AND version = 9;
+        UPDATE orders SET status = 'cancelling', payment = 'refund_failed', version = 10, resolved_at =
+            (SELECT at FROM order_history WHERE order_id = '{order}' AND version = 10) WHERE id = '{order}';""",
+    "payment": """
+        SET session_replication_role = replica;
+        DELETE FROM ledger_entries e USING operations o WHERE o.id = e.operation_id AND key = '{order}:refund:1';
+        DELETE FROM ledger_journals j USING operations o WHERE o.id = j.operation_id AND key = '{order}:refund:1';
+        UPDATE operations SET state = 'failed' WHERE key = '{order}:refund:1';
+        UPDATE payments SET state = 'refund_failed', refunded = 0 WHERE order_id = '{order}';""",
+    "provider": """
+        UPDATE refunds SET state = 'refund_failed' WHERE key = '{order}:refund:1';
+        UPDATE charges SET refunded = 0 WHERE key = '{order}:charge:1';""",
+}
+
+
 def order_id(number: int) -> str:
     """The id of order `number`, whose story is that of its last digit."""
     return str(UUID(hashlib.md5(f"order{number}".encode()).hexdigest()))
@@ -191,6 +212,12 @@ class Books:
     def execute(self, service: str, sql: str) -> None:
         """As superuser, who may do what no role of ours can."""
         _execute(self.instance, self.names[service], sql)
+
+    def resolve(self, number: int) -> None:
+        """Let the refund of order `number`, whose story is that of 7, have failed, and be made elsewhere."""
+        order = order_id(number)
+        for service, sql in _RESOLVED.items():
+            self.execute(service, sql.format(order=order))
 
     def copy(self, service: str) -> "Books":
         """The same, with a copy of one database, to be spoilt."""

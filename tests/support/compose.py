@@ -33,6 +33,8 @@ POSTGRES: Final = ("order_postgres", "inventory_postgres", "payment_postgres")
 LONG_RUNNING: Final = (*APIS, *WORKERS, *POSTGRES, "kafka")
 MIGRATIONS: Final = ("order_migrate", "inventory_migrate", "payment_migrate", "provider_migrate")
 JOBS: Final = (*MIGRATIONS, "kafka_topics")
+AUDITOR: Final = "auditor"
+"""Started only with the profile `audit`."""
 
 PUBLISHED: Final = {
     "order_service": "ORDER_PORT",
@@ -92,7 +94,7 @@ class Project:
     name: str = field(default_factory=lambda: f"ecom-test-{uuid4().hex[:8]}")
     ports: Mapping[str, int] = field(
         default_factory=lambda: dict(
-            zip(PUBLISHED.values(), Ports.free().to_dict().values(), strict=False)
+            zip([*PUBLISHED.values(), "AUDIT_PORT"], Ports.free().to_dict().values(), strict=False)
         )
     )
 
@@ -212,12 +214,23 @@ class Project:
             for line in container.logs().decode(errors="replace").splitlines()
         ]
 
-    def config(self) -> dict[str, Any]:
+    def config(self, *options: str) -> dict[str, Any]:
         """docker-compose.yml as compose understands it, without what tests add."""
         files = ["--env-file", str(self.env_file), "--file", str(COMPOSE_FILE)]
-        done = _run(["docker", "compose", *files, "config", "--format", "json"])
+        done = _run(["docker", "compose", *files, *options, "config", "--format", "json"])
         document: dict[str, Any] = json.loads(done.stdout)
         return document
+
+    def script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A script of the repository, on this project's containers."""
+        environment = {
+            "COMPOSE_PROJECT_NAME": self.name,
+            "COMPOSE_FILE": f"{COMPOSE_FILE}:{FOR_TESTS}",
+            "ECOM_ENV_FILE": str(self.env_file),
+            "ECOM_HOME": str(self.home),
+        }
+        command = [str(REPOSITORY / "scripts" / name), *arguments]
+        return _run(command, environment=environment, check=False)
 
     def execute(self, service: str, *command: str) -> str:
         """Run a command in the service's container, whose output it returns; it must succeed."""

@@ -5,8 +5,10 @@
 serves it as a service's `main` would.
 """
 
+import asyncio
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -114,14 +116,23 @@ async def slow(request: Request) -> dict[str, bool]:
     return {"done": True}
 
 
+@router.get("/v1/hang")
+async def hang(request: Request) -> None:
+    """Have the end wait for a thread that does not return, as from a call into a database that is silent."""
+    request.app.state.hangs = True
+
+
 def an_app(settings: ServiceSettings, checks: Mapping[str, Check] | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         from ecom_common.http import Draining
 
         app.state.closing = Draining()
+        app.state.hangs = False
         log.info("opened")
         yield
+        if app.state.hangs:
+            await asyncio.to_thread(threading.Event().wait)
         log.info("closed")
 
     return make_app(

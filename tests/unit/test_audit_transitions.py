@@ -37,6 +37,7 @@ CAPTURED = "pending fulfil - held captured"
 CONFIRMED = "confirmed fulfil - committed captured"
 CANCELLING = "cancelling abort cancelled_by_customer committed captured"
 REJECTED = "rejected abort out_of_stock refused none"
+UNREFUNDED = "cancelling abort cancelled_by_customer restocked refund_failed"
 DECLINED = "pending abort payment_declined held declined"
 
 
@@ -63,6 +64,14 @@ DECLINED = "pending abort payment_declined held declined"
         (CANCELLING, "flagged", CONFIRMED, "what is given up stays so, for its first reason"),
         (CANCELLING, "cancel_requested", CANCELLING.replace("customer", "operator"),
          "what is given up stays so, for its first reason"),
+        (HELD, "asked_again", CAPTURED, "asked_again does not do this"),
+        (CONFIRMED, "asked_again", CONFIRMED, "what is confirmed can only be cancelled"),
+        (HELD, "resolved", HELD, "resolved cannot follow"),
+        (CANCELLING, "resolved", CANCELLING, "resolved cannot follow"),
+        (UNREFUNDED, "resolved", UNREFUNDED.replace("cancelling", "cancelled").replace("refund_failed", "refunded"),
+         "resolved does not do this"),
+        (UNREFUNDED.replace("restocked", "committed"), "resolved", UNREFUNDED.replace("restocked", "committed"),
+         "resolved cannot follow"),
         (DECLINED, "timed_out", "cancelling abort timed_out held declined",
          "what is given up stays so, for its first reason"),
     ],
@@ -82,3 +91,12 @@ def test_a_failing_order_can_still_be_cancelled_by_somebody() -> None:
         "payment_declined", "cancelled_by_customer"
     )
     assert objection(Facts(*DECLINED.split()), "cancel_requested", Facts(*after.split())) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [("asked_again", HELD), ("asked_again", DECLINED), ("resolved", UNREFUNDED)],
+)
+def test_what_operators_do_changes_no_fact(kind: str, facts: str) -> None:
+    known = Facts(*facts.split())
+    assert objection(known, kind, known) is None

@@ -148,7 +148,7 @@ def test_a_token_of_an_unknown_key_is_refused(issuer: Issuer, key_id: str | None
     assert_refused(authenticator(issuer), issuer.token(key_id=key_id, key=issuer.keys["one"]))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     token=st.text(max_size=60)
     | st.lists(st.binary(max_size=30), min_size=3, max_size=3).map(

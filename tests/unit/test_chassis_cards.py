@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 from ecom_common.cards import FreeText, contains_card_number, mask_card_numbers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -77,7 +77,7 @@ def test_a_card_number_is_recognised_however_it_is_written(spelling: str) -> Non
         "9999999999999995",  # passes Luhn, but no issuer has 9
         "411111111111",  # too short
         "41111111111111111111",  # too long
-        "4006381333931",  # an EAN-13 with Visa's prefix and length
+        "4006381330060",  # an EAN-13 with Visa's prefix, length and check digit
         "4111 / 1111 / 1111 / 1111",
         "+49 30 901820 and +49 30 115",
         "2024-11-22T23:52:09.123456Z",
@@ -86,6 +86,11 @@ def test_a_card_number_is_recognised_however_it_is_written(spelling: str) -> Non
 )
 def test_other_numbers_are_no_card_numbers(text: str) -> None:
     assert not contains_card_number(text)
+
+
+def test_the_ean_that_tests_order_by_is_one_that_reads_as_a_short_visa_number() -> None:
+    assert _ean("400638133006") == "4006381330060"
+    assert _passes_luhn("4006381330060")
 
 
 @pytest.mark.parametrize("prefix", ["400638", "501234", "978020"])
@@ -114,7 +119,6 @@ def test_a_card_number_beside_a_uuid_is_recognised() -> None:
     assert contains_card_number(f"6f1c6f0e-5a55-4f0a-9d0c-1d2f3e4a5b6c {VISA}")
 
 
-@settings(deadline=None)
 @given(
     card=st.sampled_from(CARDS),
     before=st.text("abc /:,", max_size=8),
@@ -133,7 +137,6 @@ def test_no_mixture_of_separators_hides_a_card_number(
     assert contains_card_number(before + written + after)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_gets_an_answer_and_its_mask_holds_no_card_number(text: str) -> None:
     contains_card_number(text)

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg2
 import pytest
 from ecom_common.database import Trouble, backoff_s, classify, sql_state
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -68,7 +68,6 @@ def test_every_other_error_is_a_bug(error: Exception) -> None:
     assert classify(error) is Trouble.UNEXPECTED
 
 
-@settings(deadline=None)
 @given(attempt=st.integers(0, 10_000), share=st.floats(0, 1, exclude_max=True))
 def test_a_backoff_grows_with_the_attempts_and_never_beyond_its_bound(
     attempt: int, share: float

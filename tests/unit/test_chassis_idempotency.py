@@ -1,7 +1,7 @@
 """The fingerprint of a body, and what a reused key is told."""
 
 from ecom_common.idempotency import Key, Stored, fingerprint, reused
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 JSON = st.recursive(
@@ -18,7 +18,6 @@ def test_the_order_of_members_does_not_matter_and_the_order_of_items_does() -> N
     assert fingerprint([1, 2]) != fingerprint([2, 1])
 
 
-@settings(deadline=None)
 @given(JSON.filter(lambda body: body is not None))
 def test_a_fingerprint_has_32_bytes_and_depends_on_nothing_but_the_body(body: object) -> None:
     assert len(fingerprint(body)) == 32

@@ -39,7 +39,9 @@ def test_a_line_carries_the_order_and_the_trace_it_belongs_to() -> None:
 
 
 def test_extras_become_fields() -> None:
-    assert _line("x", extra={"topic": "t", "offset": 7})["offset"] == 7
+    line = _line("x", extra={"topic": "t", "offset": 7, "color_message": "\x1b[1mx"})
+    assert line["offset"] == 7
+    assert "color_message" not in line
 
 
 @pytest.mark.parametrize("odd", ["\ud800", 2**70, {1: object()}, b"\xff", float("nan")])

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from ecom_common.errors import Problem
 from ecom_common.pagination import decode_int, decode_text, decode_uuid, encode_cursor, page
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 AN_ID = UUID("0192f0a0-0000-7000-8000-000000000001")
@@ -22,13 +22,11 @@ def test_no_cursor_is_the_beginning() -> None:
     assert [decode(None) for decode in DECODERS] == [None, None, None]
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_a_text_survives_its_cursor(text: str) -> None:
     assert decode_text(encode_cursor(text)) == text
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**63 - 1))
 def test_an_integer_survives_its_cursor(number: int) -> None:
     assert decode_int(encode_cursor(number)) == number
@@ -43,7 +41,6 @@ def test_a_cursor_needs_no_escaping_in_a_url() -> None:
 
 
 @pytest.mark.parametrize("decode", DECODERS)
-@settings(deadline=None)
 @given(cursor=st.text() | st.text("abcdefABCDEF0123456789-_=", max_size=40))
 def test_whatever_a_client_makes_up_is_refused_and_never_an_error(
     decode: Decoder, cursor: str

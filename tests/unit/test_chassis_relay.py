@@ -160,7 +160,7 @@ STEPS: st.SearchStrategy[tuple[str, object]] = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(STEPS, max_size=60))
 def test_whatever_fails_and_however_late_rows_commit_none_is_lost_or_overtaken(
     steps: list[tuple[str, object]],

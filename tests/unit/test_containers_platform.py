@@ -1,5 +1,8 @@
 """The platform in containers as the scripts see it, and what is compared after a restore."""
 
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from ecom_local.containers import Container, service_names
 from ecom_local.errors import LocalError
 from ecom_local.facts import Facts, Order, Paid
 from ecom_local.parts import DATABASES
+from ecom_local.paths import REPOSITORY
 
 KNOWN = ["kafka", "order_postgres", "inventory_postgres", "payment_postgres", "order_service", "order_worker"]  # fmt: skip
 
@@ -31,6 +35,34 @@ def a_container(**changes: Any) -> Container:
             "NetworkSettings": {"Ports": ports},
         }
     )
+
+
+def test_what_the_containers_need_is_made_where_it_is_missing_and_only_there(
+    tmp_path: Path,
+) -> None:
+    keys = tmp_path / "home" / "keys"
+    keys.mkdir(parents=True)
+    for name in ("jwks.json", "private.pem"):
+        (keys / name).touch()
+    env = tmp_path / "env"
+    # A name without a value, a choice, and a last line without its end.
+    env.write_text("ORDER_OWNER_PASSWORD=\nORDER_PORT=9001\nORDER_SERVICE_PASSWORD=mine")
+
+    def prepare() -> dict[str, str]:
+        own = {"ECOM_ENV_FILE": str(env), "ECOM_HOME": str(tmp_path / "home")}
+        subprocess.run(
+            [REPOSITORY / "infra" / "containers" / "prepare"], env=os.environ | own, check=True
+        )
+        return dict(line.split("=", 1) for line in env.read_text().splitlines())
+
+    settings = prepare()
+    assert settings["ORDER_PORT"] == "9001"
+    assert settings["ORDER_SERVICE_PASSWORD"] == "mine"
+    assert len(settings["ORDER_OWNER_PASSWORD"]) == 32
+    assert all(settings.values())
+    assert len(set(settings.values())) >= 18, "every password is another one"
+    assert env.stat().st_mode & 0o077 == 0
+    assert prepare() == settings
 
 
 def test_a_container_tells_where_it_listens_and_that_it_is_well() -> None:
@@ -81,8 +113,12 @@ def test_memory_is_read_as_docker_writes_it(text: str, mib: float) -> None:
 
 
 def test_the_restored_database_takes_the_place_of_the_present_one_at_once() -> None:
-    _, swap = swap_statements(DATABASES["order"])
+    closing, _, swap, opening = swap_statements(
+        DATABASES["order"], out="_replaced", back="_restored"
+    )
 
+    assert closing == "ALTER DATABASE orderdb WITH ALLOW_CONNECTIONS false"
+    assert opening == "ALTER DATABASE orderdb WITH ALLOW_CONNECTIONS true"
     assert swap.startswith("BEGIN; ALTER DATABASE orderdb RENAME TO orderdb_replaced;")
     assert swap.endswith("ALTER DATABASE orderdb_restored RENAME TO orderdb; COMMIT")
 

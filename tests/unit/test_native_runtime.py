@@ -7,7 +7,7 @@ from uuid import UUID
 
 import jwt
 import pytest
-from ecom_local import control, jars, logs, tokens
+from ecom_local import control, jars, logs, postgres, tokens
 from ecom_local.control import Program
 from ecom_local.errors import DownloadError, LocalError
 from ecom_local.jars import Coordinate, Pin
@@ -118,6 +118,11 @@ def test_json_logs_become_readable_and_others_stay() -> None:
     assert logs.readable(line) == ["2026-01-02T03:04:05.678 ERROR   no  n=1", "    a", "    b"]
     assert logs.readable("plain") == ["plain"]
     assert logs.readable("{broken") == ["{broken"]
+
+
+def test_settings_of_an_instance_count_more_than_the_files(tmp_path: Path) -> None:
+    command = postgres.command(Layout(tmp_path), {"max_connections": "7"})
+    assert command[-2:] == ["-c", "max_connections=7"]
 
 
 def test_a_cluster_id_is_never_taken_for_an_option() -> None:

@@ -3,11 +3,25 @@
 from typing import Final
 
 from tests.chaos.fault import Fault
-from tests.chaos.faults import buyers, clocks, handlers, migrations, processes, workers
+from tests.chaos.faults import (
+    broker,
+    buyers,
+    clocks,
+    database,
+    handlers,
+    messages,
+    migrations,
+    processes,
+    provider,
+    workers,
+)
+
+_MODULES: Final = (
+    processes, workers, buyers, handlers, clocks, migrations,
+    broker, database, messages, provider,
+)  # fmt: skip
 
 FAULTS: Final[dict[str, Fault]] = {
-    fault.name: fault
-    for module in (processes, workers, buyers, handlers, clocks, migrations)
-    for fault in module.FAULTS
+    fault.name: fault for module in _MODULES for fault in module.FAULTS
 }
 """In the order in which `--all` goes through them."""

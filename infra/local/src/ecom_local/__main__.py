@@ -13,7 +13,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from ecom_local import backup, containers, demo, facts, logs, migrations, reconcile, status
+from ecom_local import (
+    backup,
+    containers,
+    demo,
+    experiments,
+    facts,
+    logs,
+    migrations,
+    reconcile,
+    running,
+    status,
+)
 from ecom_local.containers import Containers
 from ecom_local.errors import LocalError
 from ecom_local.instance import Instance
@@ -83,6 +94,8 @@ def show_logs(options: argparse.Namespace) -> int:
 
 
 def run_demo(options: argparse.Namespace) -> int:
+    if options.without:
+        return experiments.run(options.without, console)
     if options.containers:
         # They have been started: scripts/demo does that first, without Python.
         return demo.run(Containers(), console)
@@ -134,24 +147,16 @@ def new_migration(options: argparse.Namespace) -> int:
     return 0
 
 
-def _instance(say: Callable[[str], None] = console.print) -> Instance:
-    return Instance(default_home(), say=say)
-
-
 def _platform() -> Instance | Containers:
-    """What runs; the native one if nothing does."""
-    instance = _instance()
-    if not instance.is_running() and (found := Containers()).find():
-        return found
-    return instance
+    return running.platform(say=console.print)
 
 
 def _instance_to_start() -> Instance:
     """A running platform keeps its ports, unless the environment now names others."""
     if Containers().is_running():
         raise LocalError("The platform runs in containers already. Stop them first: scripts/down")
-    running = _instance()
-    base = running.ports if running.is_running() else Ports()
+    present = Instance(default_home(), say=console.print)
+    base = present.ports if present.is_running() else Ports()
     return Instance(default_home(), ports=base.with_environment(), say=_step)
 
 
@@ -224,7 +229,15 @@ def _parser() -> argparse.ArgumentParser:
         run_demo,
         "Start the platform, place orders of every kind, and show what becomes of them.",
     )
-    sub.add_argument("--containers", action="store_true", help=_CONTAINERS)
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument("--containers", action="store_true", help=_CONTAINERS)
+    how.add_argument(
+        "--without",
+        choices=list(experiments.EXPERIMENTS),
+        metavar="SAFEGUARD",
+        help="instead show, on a native platform that is thrown away, what goes wrong when it lacks "
+        f"one of {', '.join(experiments.EXPERIMENTS)}",
+    )
     sub = command("token", token, "Print a token for development.")
     sub.add_argument("--sub", required=True, help="the customer or operator, as alice")
     sub.add_argument(

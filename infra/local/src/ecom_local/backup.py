@@ -37,7 +37,8 @@ def restore(platform: Platform, folder: Path, names: Sequence[str], *, say: Say)
     """Set the named databases (all, without names) back to their dumps, reconcile, and start everything.
 
     The dumps are first read into databases beside the present ones; only when all are whole do they take
-    their places, so that a restore that fails has changed nothing.
+    their places, and when something fails even then, the present ones take theirs again: a restore that
+    fails has changed nothing.
     """
     databases = [DATABASES[name] for name in names or DATABASES]
     for database in databases:
@@ -51,34 +52,64 @@ def restore(platform: Platform, folder: Path, names: Sequence[str], *, say: Say)
             say(f"reading {dump_file(folder, database)}")
             _read(platform, database, folder)
         platform.stop_services()
-        for database in databases:
-            sql.run(platform, database, swap_statements(database), connect_to="postgres")
+        _replace(platform, databases, say=say)
     finally:
         for database in databases:
-            for name in (database.name + _NEW, database.name + _OLD):
-                sql.run(platform, database, [_drop(name)], connect_to="postgres")
-    say("set back; now the migrations since then, and the other services' facts")
-    platform.migrate()
-    reconcile.prepare(platform, say=say)
+            _drop(platform, database, _NEW)
     platform.start_all()
+    # Until now they were there to go back to.
+    for database in databases:
+        _drop(platform, database, _OLD)
+
+
+def _replace(platform: Platform, databases: Sequence[Database], *, say: Say) -> None:
+    """Put the read dumps in place and make them ready; back to the present databases when that fails."""
+    replaced: list[Database] = []
+    try:
+        for database in databases:
+            _drop(platform, database, _OLD)
+            sql.run(platform, database, swap_statements(database, out=_OLD, back=_NEW))
+            replaced.append(database)
+        say("set back; now the migrations since then, and the other services' facts")
+        platform.migrate()
+        reconcile.prepare(platform, say=say)
+    except BaseException:
+        say("it failed: the databases of before take their places again")
+        for database in replaced:
+            sql.run(platform, database, swap_statements(database, out=_NEW, back=_OLD))
+        for database in databases:
+            sql.run(platform, database, [_allow_connections(database, True)])
+        platform.start_all()
+        raise
 
 
 def dump_file(folder: Path, database: Database) -> Path:
     return folder / f"{database.name}.dump"
 
 
-def swap_statements(database: Database) -> list[str]:
-    """The restored database takes the place of the present one, in one transaction."""
+def swap_statements(database: Database, *, out: str, back: str) -> list[str]:
+    """The database with the suffix `back` takes the place of the present one, which gets the suffix `out`.
+
+    Both renames are one transaction, and nobody comes in between its being emptied and its being renamed.
+    """
     name = database.name
-    swap = f"ALTER DATABASE {name} RENAME TO {name}{_OLD}; ALTER DATABASE {name}{_NEW} RENAME TO {name}"
+    swap = (
+        f"ALTER DATABASE {name} RENAME TO {name}{out}; ALTER DATABASE {name}{back} RENAME TO {name}"
+    )
     return [
+        _allow_connections(database, False),
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
         f"BEGIN; {swap}; COMMIT",
+        _allow_connections(database, True),
     ]
 
 
-def _drop(name: str) -> str:
-    return f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"
+def _allow_connections(database: Database, allowed: bool) -> str:
+    return f"ALTER DATABASE {database.name} WITH ALLOW_CONNECTIONS {str(allowed).lower()}"
+
+
+def _drop(platform: Platform, database: Database, suffix: str) -> None:
+    sql.run(platform, database, [f"DROP DATABASE IF EXISTS {database.name}{suffix} WITH (FORCE)"])
 
 
 def _dump(platform: Platform, database: Database, folder: Path) -> int:
@@ -101,7 +132,7 @@ def _dump(platform: Platform, database: Database, folder: Path) -> int:
 def _read(platform: Platform, database: Database, folder: Path) -> None:
     """Into a database of its own beside the present one."""
     new = replace(database, name=database.name + _NEW)
-    sql.run(platform, database, [_drop(new.name)], connect_to="postgres")
+    _drop(platform, database, _NEW)
     platform.provision(new)
     command = platform.postgres_command(
         database, "pg_restore", "--exit-on-error", "--single-transaction", f"--dbname={new.name}"

@@ -25,7 +25,9 @@ from ecom_local.ports import HOST
 
 UP = REPOSITORY / "infra" / "containers" / "up"
 
-_API_PORT = "80/tcp"
+AUDITOR = "auditor"
+"""Its service of docker-compose.yml, which only its profile starts."""
+AUDIT_PROFILE = "audit"
 # The image's own superuser has its password in the container, so that none stands on a command line here.
 _AS_SUPERUSER = 'PGPASSWORD=$POSTGRES_PASSWORD exec "$0" --host=127.0.0.1 --username=postgres "$@"'
 _ON_HOST: Mapping[str, str] = {"provider": "payment"}
@@ -109,7 +111,10 @@ class Containers:
         self._call("up", "--detach", "--wait")
 
     def start_databases(self) -> None:
-        self._call("up", "--detach", "--wait", *sorted({_cluster(name) for name in SERVICES}))
+        # Servers of one's own have no container.
+        clusters = {_cluster(name) for name in SERVICES} & set(self.services())
+        if clusters:
+            self._call("up", "--detach", "--wait", *sorted(clusters))
 
     def stop_services(self) -> None:
         self._call(
@@ -117,7 +122,9 @@ class Containers:
         )
 
     def stop(self, *, wipe: bool) -> None:
-        self._call("down", "--remove-orphans", *(["--volumes"] if wipe else []))
+        # With its profile, or an auditor that was started would be left, and the network with it.
+        down = ("--profile", AUDIT_PROFILE, "down", "--remove-orphans")
+        self._call(*down, *(["--volumes"] if wipe else []))
 
     def migrate(self) -> None:
         for name in (*SERVICES, "provider"):
@@ -195,6 +202,20 @@ class Containers:
     def service_command(self, service: str, *arguments: str) -> Command:
         return self._command(
             "run", "--rm", "--no-deps", "-T", f"{service}_worker", "python", *arguments
+        )
+
+    def auditor_command(self, *arguments: str) -> Command:
+        """The auditor, in a container of its own beside the databases."""
+        return self._command(
+            "run",
+            "--rm",
+            "--no-deps",
+            "-T",
+            AUDITOR,
+            "ecom-audit",
+            "--called",
+            "scripts/audit",
+            *arguments,
         )
 
     def logs_command(self, services: Sequence[str], *, lines: int, follow: bool) -> Command:

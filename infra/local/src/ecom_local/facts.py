@@ -6,11 +6,12 @@ Read by an operator's tool and across services, as no service may: after a resto
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ecom_local import sql
-from ecom_local.parts import DATABASES, SERVICES
 from ecom_local.platform import Platform
+from ecom_local.sql import Question
 
 _SHOWN = 20
 
@@ -62,11 +63,9 @@ class Differences:
 
 def read(platform: Platform) -> Facts:
     """As they are now; all orders are held in memory."""
-    orders = sql.rows(platform, DATABASES["order"], "SELECT id, status, stock, payment FROM orders")
-    stock = sql.rows(platform, DATABASES["inventory"], "SELECT order_id, state FROM reservations")
-    payments = sql.rows(platform, DATABASES["payment"], _PAYMENTS)
-    book = sql.rows(platform, DATABASES["provider"], _BOOK)
-    unsent = [sql.rows(platform, DATABASES[s], "SELECT count(*) FROM outbox") for s in SERVICES]
+    with ThreadPoolExecutor(len(_QUESTIONS)) as pool:
+        answers = pool.map(lambda item: sql.ask(platform, item[0], *item[1]), _QUESTIONS.items())
+    (orders, *order_unsent), (stock, *stock_unsent), (payments, book, *pay_unsent) = answers
     return Facts(
         orders={row[0]: Order(*row[1:]) for row in orders},
         stock={row[0]: row[1] for row in stock},
@@ -74,15 +73,26 @@ def read(platform: Platform) -> Facts:
             row[0]: Paid(row[1], int(row[2]), row[3], row[4], int(row[5])) for row in payments
         },
         provider={order_id: int(kept) for order_id, kept in book},
-        unsent=sum(int(count) for ((count,),) in unsent),
+        unsent=sum(int(count) for ((count,),) in (*order_unsent, *stock_unsent, *pay_unsent)),
     )
 
 
-_PAYMENTS = (
-    "SELECT order_id, state, captured - refunded, customer_id, currency, amount FROM payments"
-)
-# A charge's key begins with its order's id.
-_BOOK = "SELECT split_part(key, ':', 1), sum(captured - refunded) FROM book GROUP BY 1"
+_UNSENT = Question("SELECT count(*) FROM outbox")
+_QUESTIONS = {
+    "order": [Question("SELECT id, status, stock, payment FROM orders"), _UNSENT],
+    "inventory": [Question("SELECT order_id, state FROM reservations"), _UNSENT],
+    "payment": [
+        Question(
+            "SELECT order_id, state, captured - refunded, customer_id, currency, amount FROM payments"
+        ),
+        # A charge's key begins with its order's id.
+        Question(
+            "SELECT split_part(key, ':', 1), sum(captured - refunded) FROM book GROUP BY 1",
+            url="PROVIDER_DATABASE_URL",
+        ),
+        _UNSENT,
+    ],
+}
 
 
 def differences(facts: Facts) -> Differences:

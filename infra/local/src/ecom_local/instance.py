@@ -41,8 +41,8 @@ class Instance:
         """Without `ports`: those it was last started with, else the usual ones.
 
         `environment` adds variables to services, keyed by service or part, as
-        {"order": {"ORDER_DEADLINE_S": "5"}, "payment-worker": {...}}. Starting parts with another
-        `environment` than they run with restarts them.
+        {"order": {"ORDER_DEADLINE_S": "5"}, "payment-worker": {...}}; for "kafka" and "postgres" they are
+        settings of the server. Starting parts with another `environment` than they run with restarts them.
         """
         self.layout = Layout(Path(home).resolve())
         self.ports = ports or stored_ports(self.layout) or Ports()

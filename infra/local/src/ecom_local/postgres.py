@@ -67,9 +67,12 @@ def prepare(layout: Layout, ports: Ports, passwords: Mapping[str, str]) -> None:
     )
 
 
-def command(layout: Layout) -> list[str]:
+def command(layout: Layout, settings: Mapping[str, str]) -> list[str]:
+    """`settings` are lines of postgresql.conf that count more than the file."""
     data = layout.postgres / "data"
-    return [str(binary("postgres")), "-D", str(data), "-c", f"config_file={settings_file(layout)}"]
+    all_settings = {"config_file": str(settings_file(layout)), **settings}
+    options = [part for name, value in all_settings.items() for part in ("-c", f"{name}={value}")]
+    return [str(binary("postgres")), "-D", str(data), *options]
 
 
 def problem(port: int, password: str) -> str | None:

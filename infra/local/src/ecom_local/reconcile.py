@@ -23,7 +23,9 @@ _POLL_S = 1.0
 
 
 def reconcile(platform: Platform, *, undo_unknown: bool, say: Say) -> None:
-    """Ask for everything again, in a platform that runs."""
+    """Ask for everything again. The services stop for it: see `prepare`."""
+    platform.start_databases()
+    platform.stop_services()
     prepare(platform, say=say)
     platform.start_all()
     if undo_unknown:
@@ -32,7 +34,7 @@ def reconcile(platform: Platform, *, undo_unknown: bool, say: Say) -> None:
 
 
 def prepare(platform: Platform, *, say: Say) -> None:
-    """What has to happen before the workers go on: see the two modules."""
+    """What has to happen before the workers go on, or they would give up what is past its deadline."""
     for service in ("inventory", "order"):
         say(f"{service}: {_run(platform, service, f'{service}_service.reconcile')}")
 

@@ -77,10 +77,11 @@ class Site:
     def _program(self, part: Part) -> Program:
         own: dict[str, str] = {}
         user = None
+        settings = self.extra.get(part.name, {})
         if part.name == "postgres":
-            command, user = postgres.command(self.layout), postgres.account()
+            command, user = postgres.command(self.layout, settings), postgres.account()
         elif part.name == "kafka":
-            command, own = kafka.command(self.layout), kafka.ENVIRONMENT
+            command, own = kafka.command(self.layout, settings), kafka.ENVIRONMENT
         else:
             command = [sys.executable, "-m", part.module]
             own = environment.for_service(

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ecom_audit.databases import DATABASES, engines
-from ecom_audit.invariants import INVARIANTS, Report
+from ecom_audit.invariants import INVARIANTS, SETTLED, Report
 from ecom_audit.look import Patience, look
 from ecom_audit.metrics import Metrics
 from ecom_audit.show import as_json, as_text
@@ -35,13 +35,13 @@ _EPILOG: Final = "\n".join(
         ),
         "",
         "exit codes:",
-        "  0 clean   1 violations (with --strict: or something for attention)   2 could not look",
+        "  0 clean   1 violations (with --strict: or something that waits for somebody)   2 could not look",
     ]
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = make_parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     try:
         databases = engines(_urls(os.environ))
     except ConfigurationError as error:
@@ -95,7 +95,8 @@ def _watch(databases: Mapping[str, Engine], patience: Patience, options: argpars
 
 
 def _exit_code(report: Report, *, strict: bool) -> int:
-    return VIOLATED if report.violations or (strict and report.attention) else CLEAN
+    waits = any(attention.kind not in SETTLED for attention in report.attention)
+    return VIOLATED if report.violations or (strict and waits) else CLEAN
 
 
 def _could_not_look(error: Exception) -> int:
@@ -111,14 +112,17 @@ def _urls(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[variable] for name, variable in _VARIABLES.items()}
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    # What the user has typed: a script of the repository calls us by another name than the images do.
+    called = arguments[1] if arguments[:1] == ["--called"] and len(arguments) > 1 else "ecom-audit"
     parser = argparse.ArgumentParser(
-        prog="scripts/audit",
+        prog=called,
         description="Look at the three databases and the provider's book, changing nothing, and say what "
         "does not hold. What is on its way is not held against anybody.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--called", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="for programs, one line for each look")
     parser.add_argument(
         "--strict", action="store_true", help="dead letters and flagged orders count as violations"

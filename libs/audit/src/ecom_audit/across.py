@@ -89,8 +89,8 @@ def _wanted(column: str) -> str:
 
 _ORDERS: Final = {
     "order": f"""
-        SELECT id::text, {_MOVING}, status, total, currency, stock, stock_version, payment,
-               payment_version, version, lines
+        SELECT id::text, {_MOVING}, CASE WHEN resolved_at IS NULL THEN status ELSE 'resolved' END AS status,
+               total, currency, stock, stock_version, payment, payment_version, version, lines
         FROM orders LEFT JOIN ({_LINES.format(table="order_lines")}) l ON order_id = id
         WHERE {_wanted("id")} ORDER BY id""",
     "inventory": f"""
@@ -104,12 +104,16 @@ _ORDERS: Final = {
         FROM payments WHERE {_wanted("order_id")} ORDER BY order_id""",
 }  # fmt: skip
 
-CLOSED: Final = {"rejected", "cancelled"}
-# What the participants are when the order is final.
+CLOSED: Final = {"rejected", "cancelled", "resolved"}
+# What a participant that has never heard of an order makes of its undoing, and with which version. For an order
+# that knows more it was set back to an older backup, and was asked again: nothing is held, nothing is charged.
+TOMBSTONES: Final = {"reservation": ("released", 1), "payment": ("cancelled", 1)}
+# What the participants are when the order is final, or was settled outside of the system.
 ENDS: Final = {
     "confirmed": ({"committed"}, {"captured"}),
     "rejected": (STOCK_CLOSED, PAYMENT_CLOSED),
     "cancelled": (STOCK_CLOSED, PAYMENT_CLOSED),
+    "resolved": (STOCK_CLOSED, {"refund_failed"}),
 }
 
 
@@ -139,7 +143,9 @@ def _judge_unknown(
 
 def _judge_money(order: Record, payment: Record | None) -> Iterator[Finding]:
     kept = payment.captured - payment.refunded if payment else 0
-    wanted = {"confirmed": order.total, "rejected": 0, "cancelled": 0}.get(order.status, kept)
+    # Of a resolved order the books here keep what the provider has kept: all of it.
+    ends = {"confirmed": order.total, "rejected": 0, "cancelled": 0, "resolved": order.total}
+    wanted = ends.get(order.status, kept)
     agreed = payment is None or (payment.amount, payment.currency) == (order.total, order.currency)
     if kept != wanted or not agreed:
         left = f"order {order.status}, total {order.total} {order.currency}"
@@ -181,7 +187,9 @@ def _judge_agreement(
         # An open order may be told of a newer state yet. The first word about a payment is its own.
         own_word = (told, told_version) == ("requested", 0)
         ahead = version <= told_version and not own_word
-        if (state != told and (ends is not None or ahead)) or (ends and state not in ends):
+        if order.status in CLOSED and (state, version) == TOMBSTONES[name] != (told, told_version):
+            yield Attention("set back", order[0], f"{name} {state}, which was {told} once")
+        elif (state != told and (ends is not None or ahead)) or (ends and state not in ends):
             left = f"order {order.status}, knows {told} (version {told_version})"
             yield Violation("agreement", order[0], left, f"{name} {state} (version {version})")
 

@@ -57,7 +57,9 @@ class Attention:
 
 Finding: TypeAlias = Violation | Attention
 
-ATTENTION: Final = ("dead letter", "flagged", "lost order")
+ATTENTION: Final = ("dead letter", "flagged", "resolved", "lost order", "set back")
+SETTLED: Final = frozenset({"resolved"})
+"""What is shown for ever, and nobody has to do anything about."""
 
 
 @dataclass

@@ -79,6 +79,12 @@ TURNS: Final = {
 }
 
 
+# What is neither said by a participant nor gives an order up changes no fact.
+OTHERS: Final = {
+    "timed_out", "cancel_requested", "flagged", "flag_lifted", "asked_again", "resolved",
+}  # fmt: skip
+
+
 def status_of(facts: Facts) -> str | None:
     """The status that follows from the other facts; None when they do not go together."""
     if facts.goal == "fulfil":
@@ -118,10 +124,17 @@ def _facts_objection(before: Facts, kind: str, after: Facts) -> str | None:
         reachable = state in PAYMENT.get(before.payment, set()) and before.payment != "none"
     else:
         expected = after._replace(stock=before.stock, payment=before.payment)
-        reachable = kind in ("timed_out", "cancel_requested", "flagged", "flag_lifted")
+        reachable = kind in OTHERS and (kind != "resolved" or _is_resolvable(before))
     if not reachable:
         return f"{kind} cannot follow"
     return None if after == expected else f"{kind} does not do this"
+
+
+def _is_resolvable(facts: Facts) -> bool:
+    """Only money that the provider would not give back is settled elsewhere."""
+    return (
+        facts.goal == "abort" and facts.stock in STOCK_CLOSED and facts.payment == "refund_failed"
+    )
 
 
 def _goal_objection(before: Facts, kind: str, after: Facts) -> str | None:

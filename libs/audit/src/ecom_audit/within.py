@@ -152,7 +152,7 @@ CHECKS: Final = (
                     ELSE 'to be final by ' || deadline_at END
         FROM orders
         -- A cancellation may come long after the deadline: it has its own time.
-        WHERE {_IS_OPEN} AND flagged_at IS NULL
+        WHERE {_IS_OPEN} AND flagged_at IS NULL AND resolved_at IS NULL
           AND (greatest(deadline_at, updated_at) < db_now() - {_GRACE} OR due_at IS NULL
                OR (due_at < db_now() - {_GRACE}
                    AND NOT EXISTS (SELECT FROM outbox WHERE outbox.key = orders.id::text)))"""),
@@ -187,6 +187,10 @@ CHECKS: Final = (
         FROM orders o JOIN order_history h ON h.order_id = o.id AND h.version = o.version
         WHERE (o.status, o.goal, o.reason, o.stock, o.payment)
               IS DISTINCT FROM (h.status, h.goal, h.reason, h.stock, h.payment)"""),
+    Check("present", "order", """
+        SELECT id::text, 'resolved at ' || resolved_at, 'no entry that says by whom'
+        FROM orders o WHERE resolved_at IS NOT NULL AND NOT EXISTS (
+            SELECT FROM order_history h WHERE h.order_id = o.id AND h.kind = 'resolved' AND h.at = o.resolved_at)"""),
     Check("messages", "order", """
         SELECT order_id::text, 'message ' || message_id, 'versions ' || string_agg(version::text, ', ')
         FROM order_history WHERE message_id IS NOT NULL
@@ -204,10 +208,16 @@ _ATTENTION: Final = (
     ("flagged", "order", f"""
         SELECT id::text, format('%s (stock %s, payment %s), flagged at %s', status, stock, payment, flagged_at)
         FROM orders WHERE {_IS_OPEN} AND flagged_at IS NOT NULL ORDER BY id"""),
+    # Their money was given back by means that nobody here can check.
+    ("resolved", "order", """
+        SELECT id::text, format('%s (stock %s, payment %s), settled elsewhere at %s by %s: %s', o.status, o.stock,
+                                o.payment, resolved_at, actor, note)
+        FROM orders o LEFT JOIN order_history h ON h.order_id = id AND h.kind = 'resolved' AND h.at = resolved_at
+        WHERE resolved_at IS NOT NULL ORDER BY id"""),
 )  # fmt: skip
 
 _NUMBERS: Final = f"""
-    SELECT count(*), count(*) FILTER (WHERE {_IS_OPEN} AND flagged_at IS NULL
+    SELECT count(*), count(*) FILTER (WHERE {_IS_OPEN} AND flagged_at IS NULL AND resolved_at IS NULL
         AND greatest(deadline_at, updated_at) >= db_now() - {_GRACE})
     FROM orders"""
 

@@ -154,6 +154,7 @@ class Batcher(Generic[C, R]):
         self._waiting: deque[tuple[C, asyncio.Future[R]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"batcher-{name}")
         self._draining: asyncio.Task[None] | None = None
+        self._applying_since: float | None = None
 
     async def submit(self, command: C) -> R:
         """The command's own result, after the commit of the batch it was part of.
@@ -163,6 +164,8 @@ class Batcher(Generic[C, R]):
         """
         if len(self._waiting) >= MAX_WAITING:
             raise Problem("overloaded", "Try again in a moment.", retry_after_s=1)
+        if self._is_stuck:
+            raise _unavailable()
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, future))
         if self._draining is None or self._draining.done():
@@ -177,6 +180,13 @@ class Batcher(Generic[C, R]):
         if self._draining is not None:
             await self._draining
         self._thread.shutdown()
+
+    @property
+    def _is_stuck(self) -> bool:
+        """The batch that is being applied has taken so long that nobody waits for it any more: whoever came
+        now would wait just as long, behind it, and be told the same."""
+        since = self._applying_since
+        return since is not None and time.monotonic() - since > SUBMIT_TIMEOUT_S
 
     async def _drain(self) -> None:
         while self._waiting:
@@ -195,6 +205,7 @@ class Batcher(Generic[C, R]):
 
     async def _apply(self, batch: list[tuple[C, "asyncio.Future[R]"]]) -> None:
         commands = [command for command, _ in batch]
+        self._applying_since = time.monotonic()
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._apply_in_thread, commands
@@ -205,6 +216,8 @@ class Batcher(Generic[C, R]):
         except Exception as error:
             # Nobody waits in vain, whatever it was.
             outcomes = [Failed(error) for _ in batch]
+        finally:
+            self._applying_since = None
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if not future.done():
                 _settle(future, outcome)

@@ -5,14 +5,14 @@ crash anywhere repeats messages, and the inbox drops them. Offsets are only a hi
 
 Poison (cannot be decoded, or its handler fails three times) goes to the dead letters alone, and nothing
 waits behind it. A database that is down is not poison: the batch is held, the partitions are paused, and
-the consumer keeps polling so that the group keeps it.
+the consumer keeps polling so that the group keeps it. A client that has failed for good, as when the broker
+has lost its groups, is replaced: it would go on polling and never hear anything again.
 """
 
 import logging
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import Final
 
 from confluent_kafka import Consumer as KafkaConsumer
@@ -47,22 +47,32 @@ class Consumer:
         topics: Sequence[str],
         dead_letter_topic: str,
         max_batch: int,
+        renew: Callable[[], KafkaConsumer] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """`renew` makes another client in place of `kafka` when that one has failed for good."""
         self._kafka = kafka
+        self._topics = list(topics)
+        self._renew = renew
         self._sessions = sessions
         self._handlers = handlers
         self._dead_letter_topic = dead_letter_topic
         self._max_batch = max_batch
         self._clock = clock
+        self._sleep = sleep
         self._held: list[Message] = []
         self._holds = 0
         self._retry_at = 0.0
-        kafka.subscribe(list(topics), on_revoke=_forget_pause)
+        kafka.subscribe(self._topics, on_revoke=_forget_pause)
 
     def run_once(self, timeout_s: float) -> int:
         """Handle what has queued up, waiting at most `timeout_s` for the first; how many were handled."""
-        messages = self._next_batch(timeout_s)
+        try:
+            messages = self._next_batch(timeout_s)
+        except _FailedForGood as error:
+            self._replace_client(error)
+            return 0
         if not messages:
             return 0
         try:
@@ -109,6 +119,17 @@ class Consumer:
         rest = self._kafka.consume(self._max_batch - 1, 0) if self._max_batch > 1 else []
         return [message for message in (first, *rest) if _is_message(message)]
 
+    def _replace_client(self, error: "_FailedForGood") -> None:
+        if self._renew is None:
+            raise error
+        log.error("the consumer is replaced: %s", error)
+        self._kafka.close()
+        self._kafka = self._renew()
+        # What was held is not committed: the new client gets it again.
+        self._held = []
+        self._holds = 0
+        self._kafka.subscribe(self._topics, on_revoke=_forget_pause)
+
     def _hold(self, messages: list[Message], error: Exception) -> None:
         if not self._held:
             log.warning("holding %d messages: %s", len(messages), describe(error))
@@ -127,9 +148,7 @@ class Consumer:
     def _handle(self, messages: Sequence[Message]) -> None:
         readable, letters = self._decode(messages)
         if readable:
-            outcomes = apply_batch(
-                self._sessions, self._apply, [r for r, _ in readable], name="messages"
-            )
+            outcomes = self._apply_batch([received for received, _ in readable])
             for (received, message), outcome in zip(readable, outcomes, strict=True):
                 settled = self._retry_alone(received, outcome)
                 if isinstance(settled, Failed):
@@ -164,8 +183,13 @@ class Consumer:
                     _count(message, "unknown_type")
         return readable, letters
 
+    def _apply_batch(self, received: Sequence[Received]) -> list[str | Failed]:
+        return apply_batch(
+            self._sessions, self._apply, received, name="messages", sleep=self._sleep
+        )
+
     def _apply(self, session: Session, received: Sequence[Received]) -> list[str]:
-        """The unit of work: claim the ids in the inbox, hand what is new to its handlers, in order.
+        """The unit of work: claim the ids in the inbox, hand what is new to its handlers, each its own in order.
 
         Returns for each what became of it, `handled` or `duplicate`.
         """
@@ -179,12 +203,16 @@ class Consumer:
                 outcomes.append("handled")
             else:
                 outcomes.append("duplicate")
-        for handler, group in groupby(todo, key=self._handler_of):
-            handler(session, list(group))
+        for handler, group in self._by_handler(todo):
+            handler(session, group)
         return outcomes
 
-    def _handler_of(self, received: Received) -> Handler:
-        return self._handlers[received.envelope.type]
+    def _by_handler(self, messages: Sequence[Received]) -> list[tuple[Handler, list[Received]]]:
+        """Each handler once, in the order of the registry: so no two batches lock in opposite orders."""
+        groups: dict[Handler, list[Received]] = {h: [] for h in self._handlers.values()}
+        for message in messages:
+            groups[self._handlers[message.envelope.type]].append(message)
+        return [(handler, group) for handler, group in groups.items() if group]
 
     def _retry_alone(self, received: Received, outcome: str | Failed) -> str | Failed:
         """Try a message that failed on its own some more; still Failed when it is poison."""
@@ -195,7 +223,7 @@ class Consumer:
             failures += 1
             if failures == POISON_TRIES:
                 break
-            outcome = apply_batch(self._sessions, self._apply, [received], name="messages")[0]
+            (outcome,) = self._apply_batch([received])
         return outcome
 
     def _bury(self, letters: Sequence[DeadLetter]) -> None:
@@ -203,9 +231,10 @@ class Consumer:
             dead_letters.bury(session, batch, topic=self._dead_letter_topic)
             return [None] * len(batch)
 
-        for letter, outcome in zip(
-            letters, apply_batch(self._sessions, bury, letters, name="dead_letters"), strict=True
-        ):
+        outcomes = apply_batch(
+            self._sessions, bury, letters, name="dead_letters", sleep=self._sleep
+        )
+        for letter, outcome in zip(letters, outcomes, strict=True):
             if isinstance(outcome, Failed):
                 # Never lost: the offset is not committed until the letter is recorded.
                 raise DependencyDown("a dead letter could not be recorded") from outcome.error
@@ -246,10 +275,16 @@ def _is_its_own_fault(error: Exception) -> bool:
     return classify(error) is Trouble.UNEXPECTED or sql_state(error) == UNIQUE_VIOLATION
 
 
+class _FailedForGood(Exception):
+    """The client says that it will never work again."""
+
+
 def _is_message(message: Message) -> bool:
     error = message.error()
     if error is None:
         return True
+    if error.fatal() or error.code() == KafkaError._FATAL:  # the flag is not always set
+        raise _FailedForGood(str(error))
     if error.code() != KafkaError._PARTITION_EOF:
         log.warning("the consumer reports: %s", error)
     return False

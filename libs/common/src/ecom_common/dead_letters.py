@@ -7,8 +7,9 @@ the service's dead-letter topic. Its id is not in the inbox, so a redriven messa
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.orm import Session
 
 from ecom_common.bulk import insert_new_rows
@@ -58,7 +59,7 @@ def _row(letter: DeadLetter) -> dict[str, object]:
     }
 
 
-def redrive(session: Session, letter_id: int, *, actor: str) -> bool:
+def redrive(session: Session, letter_id: int, *, actor: str, reason: str | None = None) -> bool:
     """Send the original bytes to their topic again; False when the letter is not open (any more)."""
     row = session.execute(
         select(dead_letters)
@@ -67,7 +68,7 @@ def redrive(session: Session, letter_id: int, *, actor: str) -> bool:
     ).one_or_none()
     if row is None:
         return False
-    _settle(session, letter_id, state="redriven", actor=actor, reason=None)
+    _settle(session, letter_id, state="redriven", actor=actor, reason=reason)
     publish(session, [Outgoing(row.source_topic, _key_text(row.key), bytes(row.payload))])
     return True
 
@@ -97,3 +98,39 @@ def count_open(session: Session) -> int:
         )
         or 0
     )
+
+
+def ids(
+    session: Session,
+    *,
+    state: str | None = "open",
+    topic: str | None = None,
+    key: bytes | None = None,
+    most: int,
+) -> list[int]:
+    """The letters in this state, or in any, the oldest first; of one source topic or key, if wanted."""
+    statement = select(dead_letters.c.id).order_by(dead_letters.c.id).limit(most)
+    if state is not None:
+        statement = statement.where(dead_letters.c.state == state)
+    if topic is not None:
+        statement = statement.where(dead_letters.c.source_topic == topic)
+    if key is not None:
+        statement = statement.where(dead_letters.c.key == key)
+    return list(session.scalars(statement))
+
+
+def load(session: Session, letter_ids: Sequence[int]) -> list[Row[Any]]:
+    """Whole letters, by id; those that there are not are left out."""
+    statement = select(dead_letters).where(dead_letters.c.id.in_(letter_ids))
+    return list(session.execute(statement.order_by(dead_letters.c.id)))
+
+
+def count_open_by_topic(session: Session) -> dict[str, int]:
+    """How many letters wait for somebody, by the topic that they came from."""
+    statement = (
+        select(dead_letters.c.source_topic, func.count())
+        .where(dead_letters.c.state == "open")
+        .group_by(dead_letters.c.source_topic)
+        .order_by(dead_letters.c.source_topic)
+    )
+    return {row[0]: row[1] for row in session.execute(statement)}

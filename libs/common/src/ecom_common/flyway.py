@@ -18,17 +18,28 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode
 
+import psycopg2
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ecom_common.database import sqlalchemy_url
+from ecom_common.database import CONNECT_TIMEOUT_S, sqlalchemy_url
 from ecom_common.errors import ConfigurationError, EcomError, MigrationError
+from ecom_common.logs import describe
 from ecom_common.settings import load
 
 TIMEOUT_S: Final = 600
 """Longest that all migrations of one run may take; a backfill that needs more is a job of its own."""
 
 CONNECT_RETRIES: Final = 60
+"""Two seconds apart: a database that is starting, or being restored, is waited for."""
+
+# What a server says to whom it will not let in, however often it is asked. libpq has no code for it.
+_REFUSALS: Final = (
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "certificate verify failed",
+    "does not match host name",
+)
 
 Verb = Literal["migrate", "info", "validate"]
 log = logging.getLogger(__name__)
@@ -68,6 +79,7 @@ class Flyway:
         if not migrations.is_dir():
             raise ConfigurationError(f"there is no folder of migrations at {migrations}")
         self._environment = flyway_environment(url, migrations)
+        self._url = url
         self._command = command
 
     def migrate(self) -> Migrated:
@@ -93,6 +105,8 @@ class Flyway:
             raise MigrationError(_validation_text(document))
 
     def _run(self, verb: Verb) -> dict[str, Any]:
+        if (refusal := _refusal(self._url)) is not None:
+            raise MigrationError(f"flyway {verb}: the database refuses the owner: {refusal}")
         try:
             done = subprocess.run(
                 [self._command, "-outputType=json", verb],
@@ -111,6 +125,23 @@ class Flyway:
         except subprocess.TimeoutExpired:
             raise MigrationError(f"flyway {verb} took longer than {TIMEOUT_S} s") from None
         return _document(verb, done)
+
+
+def _refusal(url: str) -> str | None:
+    """Why the server will never let us in; None when it does, or cannot be asked.
+
+    Asked before Flyway is, which would try a wrong password for two minutes, as it does with a server that
+    is not there yet.
+    """
+    plain = sqlalchemy_url(url).set(drivername="postgresql")
+    try:
+        psycopg2.connect(
+            plain.render_as_string(hide_password=False), connect_timeout=CONNECT_TIMEOUT_S
+        ).close()
+    except psycopg2.OperationalError as error:
+        said = describe(error)
+        return said if any(refusal in said for refusal in _REFUSALS) else None
+    return None
 
 
 def flyway_environment(url: str, migrations: Path) -> dict[str, str]:

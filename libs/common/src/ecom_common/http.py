@@ -24,6 +24,7 @@ from ecom_common.cards import contains_card_number
 from ecom_common.errors import Problem
 from ecom_common.health import Check, run_checks
 from ecom_common.settings import ServiceSettings, prepare_for_experiments
+from ecom_common.stopping import end_within
 from ecom_common.tracing import continued, current_traceparent
 
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -305,6 +306,7 @@ class _Server(uvicorn.Server):
         if (draining := getattr(app.state, "draining", None)) is not None:
             # A signal handler runs between two bytecodes of the main thread: only hand over.
             asyncio.get_event_loop().call_soon_threadsafe(draining.start)
+        end_within()
         super().handle_exit(sig, frame)
 
 

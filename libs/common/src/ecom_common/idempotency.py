@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from ecom_common.bulk import insert_rows
 from ecom_common.errors import Problem
+from ecom_common.safeguards import is_off
 from ecom_common.tables import idempotency_keys
 
 _FIND = text(
@@ -55,7 +56,7 @@ def fingerprint(body: Any) -> bytes:
 
 def find(session: Session, keys: Collection[Key]) -> dict[Key, Stored]:
     """Those of `keys` that have been used, with what they stand for."""
-    if not keys:
+    if not keys or is_off("idempotency"):
         return {}
     wanted = sorted(set(keys))
     parameters = {

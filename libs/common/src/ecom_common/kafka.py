@@ -5,11 +5,22 @@ installation comes from `KafkaSettings`.
 """
 
 import logging
-from collections.abc import Iterable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its documentation's way
 from confluent_kafka.cimpl import NewTopic
 from ecom_contracts.topics import Topic
 
@@ -21,6 +32,32 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The broker's usual limit, so that whatever it has given us can be published as a dead letter."""
 TOPIC_TIMEOUT_MS: Final = 1_000
 ADMIN_TIMEOUT_S: Final = 5
+LOOK_AGAIN_TIMEOUT_S: Final = 2
+"""For a client that has been connected before. With a relay's round beside it, it stays below the time after
+which the database ends a relay's session."""
+
+# What a broker says of a group just after it has started, or when it has never heard of any.
+_LOADING: Final = frozenset(
+    {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+_LOADING_POLL_S: Final = 0.2
+_EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call] # shipped half typed
+_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLag:
+    """How far a consumer group is behind."""
+
+    behind: Mapping[str, int]
+    """Topic → messages that the group has not committed yet."""
+    members: int
+    """How many consumers it has."""
+
 
 log = logging.getLogger(__name__)
 # librdkafka's own words (broker down, broker up) end in our log format.
@@ -94,38 +131,133 @@ def make_consumer(settings: KafkaSettings, *, client_id: str, group: str) -> Con
     return Consumer(options, logger=_client_log)
 
 
-def ensure_topics(settings: KafkaSettings, topics: Iterable[Topic], *, client_id: str) -> None:
-    """Create the topics that are missing; raise DependencyDown when the broker does not answer.
+class Topics:
+    """Makes sure that some topics are there. It keeps its client: workers look again and again, because a
+    broker may lose its topics while they run."""
 
-    Existing topics are left as they are: partitions and retention are the operator's from then on, and so
-    a broker that lets us create none will do when it has them all.
+    def __init__(self, settings: KafkaSettings, topics: Iterable[Topic], *, client_id: str) -> None:
+        self._settings = settings
+        self._topics = tuple(topics)
+        self._timeout_s = ADMIN_TIMEOUT_S
+        self._admin = AdminClient(_connection(settings, client_id), logger=_client_log)
+
+    def ensure(self) -> None:
+        """Create those that are missing; raise DependencyDown when the broker does not answer.
+
+        Existing topics are left as they are: partitions and retention are the operator's from then on, and so
+        a broker that lets us create none will do when it has them all.
+        """
+        self._admin.poll(0)  # its log lines wait for somebody to fetch them
+        try:
+            existing = self._admin.list_topics(timeout=self._timeout_s).topics
+        except KafkaException as error:
+            raise DependencyDown(f"the broker does not answer: {error}") from error
+        if missing := [topic for topic in self._topics if topic.name not in existing]:
+            self._create(missing)
+        self._timeout_s = LOOK_AGAIN_TIMEOUT_S
+
+    def _create(self, topics: Iterable[Topic]) -> None:
+        wanted = [
+            NewTopic(
+                topic.name,
+                num_partitions=self._settings.partitions or topic.partitions,
+                replication_factor=self._settings.replication_factor,
+                config=_topic_options(topic),
+            )
+            for topic in topics
+        ]
+        created = self._admin.create_topics(wanted, request_timeout=ADMIN_TIMEOUT_S)
+        for name, future in created.items():
+            try:
+                future.result(ADMIN_TIMEOUT_S + 1)
+                log.info("created topic %s", name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise DependencyDown(f"topic {name} could not be created: {error}") from error
+            except TimeoutError as error:
+                raise DependencyDown("the broker does not answer") from error
+
+
+def ensure_topics(settings: KafkaSettings, topics: Iterable[Topic], *, client_id: str) -> None:
+    """Make sure once that the topics are there; see `Topics`."""
+    Topics(settings, topics, client_id=client_id).ensure()
+
+
+def group_lag(
+    settings: KafkaSettings, *, group: str, topics: Iterable[str], client_id: str
+) -> GroupLag:
+    """How far the group is behind, as far as it has committed. Only asks; DependencyDown without an answer.
+
+    A partition without a committed offset counts from its beginning, where the group would start.
     """
     admin = AdminClient(_connection(settings, client_id), logger=_client_log)
     try:
-        existing = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
-    except KafkaException as error:
+        places = _partitions(admin, topics)
+        begins, ends = _ends(admin, places, _EARLIEST), _ends(admin, places, _LATEST)
+        committed = _committed(admin, group, places)
+        members = _members(admin, group)
+    except (KafkaException, TimeoutError) as error:
         raise DependencyDown(f"the broker does not answer: {error}") from error
-    wanted = [
-        NewTopic(
-            topic.name,
-            num_partitions=settings.partitions or topic.partitions,
-            replication_factor=settings.replication_factor,
-            config=_topic_options(topic),
-        )
-        for topic in topics
-        if topic.name not in existing
+    behind: Counter[str] = Counter()
+    for place, end in ends.items():
+        # What retention has taken away is nobody's backlog any more.
+        behind[place[0]] += max(0, end - max(committed.get(place, 0), begins[place]))
+    return GroupLag(behind, members)
+
+
+_Place = tuple[str, int]
+
+
+def _partitions(admin: AdminClient, topics: Iterable[str]) -> list[TopicPartition]:
+    known = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
+    return [
+        TopicPartition(t, number) for t in topics if t in known for number in known[t].partitions
     ]
-    if not wanted:
-        return
-    for name, future in admin.create_topics(wanted, request_timeout=ADMIN_TIMEOUT_S).items():
+
+
+def _ends(admin: AdminClient, places: list[TopicPartition], which: OffsetSpec) -> dict[_Place, int]:
+    if not places:
+        return {}
+    asked = dict.fromkeys(places, which)
+    found = admin.list_offsets(asked, request_timeout=ADMIN_TIMEOUT_S)
+    return {
+        (at.topic, at.partition): future.result(ADMIN_TIMEOUT_S + 1).offset
+        for at, future in found.items()
+    }
+
+
+def _committed(admin: AdminClient, group: str, places: list[TopicPartition]) -> dict[_Place, int]:
+    if not places:
+        return {}
+    asked = [ConsumerGroupTopicPartitions(group, places)]
+    found = _answer(
+        lambda: admin.list_consumer_group_offsets(asked, request_timeout=ADMIN_TIMEOUT_S)[group]
+    )
+    return {(at.topic, at.partition): at.offset for at in found.topic_partitions or []}
+
+
+def _members(admin: AdminClient, group: str) -> int:
+    try:
+        found = _answer(
+            lambda: admin.describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT_S)[group]
+        )
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return 0  # nobody has ever joined
+        raise
+    return len(found.members)
+
+
+def _answer(ask: Callable[[], "Future[Any]"]) -> Any:
+    """The answer; asked again while the broker is still loading what it knows of groups."""
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while True:
         try:
-            future.result(ADMIN_TIMEOUT_S + 1)
-            log.info("created topic %s", name)
+            return ask().result(ADMIN_TIMEOUT_S + 1)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise DependencyDown(f"topic {name} could not be created: {error}") from error
-        except TimeoutError as error:
-            raise DependencyDown("the broker does not answer") from error
+            if error.args[0].code() not in _LOADING or time.monotonic() > deadline:
+                raise
+        time.sleep(_LOADING_POLL_S)
 
 
 def _topic_options(topic: Topic) -> dict[str, str]:

@@ -8,16 +8,24 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from ecom_common.cards import mask_card_numbers
 from ecom_common.tracing import current_order_id, current_traceparent, trace_id_of
 
-# What the logging module itself puts on a record; everything else came through `extra=`.
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# What the logging module itself puts on a record, and uvicorn's copy of the message in colours for terminals;
+# everything else is what somebody wants said.
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message", "asctime", "taskName", "color_message",
+}  # fmt: skip
 
 
 class JsonFormatter(logging.Formatter):
@@ -62,6 +70,36 @@ def describe(error: BaseException | None) -> str:
     # Postgres repeats the offending row in a DETAIL line.
     first_line = mask_card_numbers(text.splitlines()[0]) if text else ""
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is to be said of an order."""
+
+    message: str
+    order_id: UUID
+    version: int
+    traceparent: str | None
+
+    def say(self, log: logging.Logger) -> None:
+        trace_id = trace_id_of(self.traceparent)
+        extra = {"order_id": str(self.order_id), "trace_id": trace_id, "version": self.version}
+        log.info(self.message, extra=extra)
+
+
+def say_when_durable(session: Session, log: logging.Logger, lines: Sequence[Line]) -> None:
+    """Log the lines when the session's transaction has committed.
+
+    Not at once: a transaction that is rolled back and run again would otherwise tell of it twice, or of
+    something that never was.
+    """
+
+    def say(_: Session) -> None:
+        for line in lines:
+            line.say(log)
+
+    if lines:
+        event.listen(session, "after_commit", say, once=True)
 
 
 def configure_logging(*, service: str, process: str, level: str) -> None:

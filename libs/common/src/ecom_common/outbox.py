@@ -12,11 +12,13 @@ from uuid import UUID
 
 from ecom_contracts.envelope import Envelope, encode
 from ecom_contracts.messages import Message
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
 from ecom_common.bulk import insert_rows
+from ecom_common.crash_points import crash_point
 from ecom_common.ids import new_id
+from ecom_common.safeguards import is_off
 from ecom_common.tables import outbox
 
 
@@ -60,11 +62,30 @@ def outgoing(
 
 def publish(session: Session, messages: Sequence[Outgoing]) -> None:
     """Hand `messages` to the relay, as part of this transaction."""
+    if is_off("outbox"):
+        _publish_after_commit(session, messages)
+    else:
+        _insert(session, messages)
+
+
+def _insert(session: Session, messages: Sequence[Outgoing]) -> None:
     insert_rows(
         session,
         outbox,
         [{"topic": m.topic, "key": m.key, "payload": m.payload} for m in messages],
     )
+
+
+def _publish_after_commit(session: Session, messages: Sequence[Outgoing]) -> None:
+    """What there would be without an outbox: two writes, and a moment between them."""
+    engine = session.get_bind()
+
+    def say(_: Session) -> None:
+        crash_point("batch.after_commit")
+        with Session(engine) as another, another.begin():
+            _insert(another, messages)
+
+    event.listen(session, "after_commit", say, once=True)
 
 
 def backlog(session: Session) -> tuple[int, timedelta]:

@@ -5,6 +5,8 @@ waits for a connection.
 """
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -27,11 +29,16 @@ class Reader:
         self._sessions = sessions
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="reader")
         self._waiting = 0
+        self._size = threads
+        self._begun: dict[int, float] = {}
+        """When each thread that is at work began."""
 
     async def read(self, query: Callable[[Session], T]) -> T:
         """The query's result; raises `unavailable` or `overloaded`."""
         if self._waiting >= MAX_WAITING:
             raise Problem("overloaded", "Try again in a moment.", retry_after_s=1)
+        if self._is_stuck:
+            raise _unavailable()
         self._waiting += 1
         try:
             running = asyncio.get_running_loop().run_in_executor(self._threads, self._run, query)
@@ -45,7 +52,22 @@ class Reader:
         """Let the running queries end; their own time-outs bound the wait."""
         self._threads.shutdown(cancel_futures=True)
 
+    @property
+    def _is_stuck(self) -> bool:
+        """Every thread is at work for somebody who has given up: whoever came now would wait in vain."""
+        begun = list(self._begun.values())
+        now = time.monotonic()
+        return len(begun) == self._size and all(now - at > READ_TIMEOUT_S for at in begun)
+
     def _run(self, query: Callable[[Session], T]) -> T:
+        thread = threading.get_ident()
+        self._begun[thread] = time.monotonic()
+        try:
+            return self._run_twice(query)
+        finally:
+            del self._begun[thread]
+
+    def _run_twice(self, query: Callable[[Session], T]) -> T:
         try:
             return self._run_once(query)
         except Exception as error:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import FrameType
 from typing import Final, Protocol
 
 import orjson
@@ -30,6 +29,7 @@ from ecom_common.errors import DependencyDown
 from ecom_common.health import Check, run_checks
 from ecom_common.logs import describe
 from ecom_common.relay import Relay
+from ecom_common.stopping import end_within
 
 IDLE_POLL_S: Final = 0.01
 """How long an idle loop waits for a message before it looks into the outbox again."""
@@ -38,6 +38,9 @@ LIVE_WITHIN_S: Final = 30.0
 SIDE_JOB_STOP_S: Final = 8.0
 """With two rounds of a broker that hangs (5 s each) the process still ends within 20 s."""
 LAG_EVERY_S: Final = 5.0
+PREPARE_EVERY_S: Final = 10.0
+"""How often a worker that runs makes sure again: a broker may lose its topics at any time."""
+_STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,14 @@ class Sweep:
     run: Callable[[Session], int]
     full_round: int = 1_000_000
     due_at: float = field(default=0.0)
+
+    def run_once(self, sessions: Sessions) -> int:
+        """One round; how much it dealt with."""
+        with sessions.begin() as session:
+            done = self.run(session)
+            if done:
+                crash_point("sweep.before_commit")
+        return done
 
 
 class SideJob(Protocol):
@@ -80,10 +91,12 @@ class Worker:
         prepare: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`prepare` is tried until it succeeds, before the first message is consumed or published."""
+        """`prepare` is tried until it succeeds, before the first message is consumed or published; then it is
+        called again now and then, and its failures hold up nothing any more."""
         self._sessions = sessions
         self._prepare = prepare
         self._is_prepared = False
+        self._prepare_due_at = clock()
         self._consumer = consumer
         self._relay = relay
         self._sweeps = sweeps
@@ -113,7 +126,9 @@ class Worker:
     def run_once(self) -> int:
         """One round; how many messages were handled or published."""
         done = 0
-        if self._is_prepared or self._guarded("prepare", self._prepare_once):
+        if self._clock() >= self._prepare_due_at:
+            self._guarded("prepare", self._prepare_once)
+        if self._is_prepared:
             done += self._guarded("consume", lambda: self._consumer.run_once(IDLE_POLL_S))
             done += self._guarded("relay", self._relay.run_once)
         now = self._clock()
@@ -138,10 +153,7 @@ class Worker:
         begin = self._clock()
         # Due again at the normal time even when this one fails; jittered, so that workers spread out.
         sweep.due_at = begin + sweep.every_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-        with self._sessions.begin() as session:
-            done = sweep.run(session)
-            if done:
-                crash_point("sweep.before_commit")
+        done = sweep.run_once(self._sessions)
         if done >= sweep.full_round:
             sweep.due_at = begin
         metrics.SWEEP_SECONDS.labels(sweep.name).observe(self._clock() - begin)
@@ -149,7 +161,13 @@ class Worker:
         return done
 
     def _prepare_once(self) -> int:
-        self._prepare()
+        self._prepare_due_at = self._clock() + PREPARE_EVERY_S
+        try:
+            self._prepare()
+        except Exception:
+            if not self._is_prepared:
+                self._prepare_due_at = self._clock()  # nothing else can be done before
+            raise
         self._is_prepared = True
         return 1
 
@@ -185,11 +203,9 @@ def run_until_signalled(
 ) -> None:
     """Run the worker, with its health and metrics at `host:port`, until SIGTERM or SIGINT."""
 
-    def on_signal(_: int, __: FrameType | None) -> None:
-        worker.stop()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    # By a thread, and not by a handler: the main thread can be in a call that never returns to Python.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    threading.Thread(target=_stop_when_told, args=[worker], name="signals", daemon=True).start()
     server = _operations_server(host, port, worker, checks)
     threading.Thread(target=server.serve_forever, name="operations", daemon=True).start()
     try:
@@ -197,6 +213,12 @@ def run_until_signalled(
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _stop_when_told(worker: Worker) -> None:
+    signal.sigwait(_STOP_SIGNALS)
+    end_within()
+    worker.stop()
 
 
 def _operations_server(

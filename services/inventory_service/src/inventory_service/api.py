@@ -77,7 +77,9 @@ _WRITING = (
     "validation_failed",
     "card_number_refused",
 )
-_ETAG = {"ETag": {"description": "The version, for If-Match.", "schema": {"type": "string"}}}
+_ETAG = {
+    "ETag": {"description": "The version; an item's is for If-Match.", "schema": {"type": "string"}}
+}
 _REPLAYED = {
     "Idempotency-Replayed": {
         "description": "`true` when the key had been used for this movement before.",
@@ -123,8 +125,7 @@ async def put_item(
     )
     result = await commands.submit(command)
     assert isinstance(result, ItemPut)
-    headers = {"ETag": etag(result.item.version)}
-    return Response(to_json(ItemOut, result.item), 201 if result.created else 200, headers, JSON)
+    return _tagged(ItemOut, result.item, 201 if result.created else 200)
 
 
 @router.get(
@@ -136,7 +137,7 @@ async def put_item(
 )
 async def get_item(sku: SkuInPath, reader: ReaderHere) -> Response:
     item = await reader.read(lambda session: service.show_item(session, sku))
-    return Response(to_json(ItemOut, item), headers={"ETag": etag(item.version)}, media_type=JSON)
+    return _tagged(ItemOut, item)
 
 
 @router.get(
@@ -165,11 +166,11 @@ async def get_items(
     tags=["stock"],
     summary="How many units there are",
     response_model=StockOut,
-    responses=problem_responses(*_READING),
+    responses={200: {"headers": _ETAG}, **problem_responses(*_READING)},
 )
 async def get_stock(sku: SkuInPath, reader: ReaderHere, _: MayRead) -> Response:
     level = await reader.read(lambda session: service.show_stock_level(session, sku))
-    return _json(StockOut, level)
+    return _tagged(StockOut, level)
 
 
 @router.post(
@@ -237,11 +238,16 @@ async def get_movements(
     tags=["reservations"],
     summary="What an order has been promised",
     response_model=ReservationOut,
-    responses=problem_responses(*_READING),
+    responses={200: {"headers": _ETAG}, **problem_responses(*_READING)},
 )
 async def get_reservation(order_id: OrderIdInPath, reader: ReaderHere, _: MayRead) -> Response:
     reservation = await reader.read(lambda session: service.show_reservation(session, order_id))
-    return _json(ReservationOut, reservation)
+    return _tagged(ReservationOut, reservation)
+
+
+def _tagged(shape: Any, resource: Any, status: int = 200) -> Response:
+    headers = {"ETag": etag(resource.version)}
+    return Response(to_json(shape, resource), status, headers, JSON)
 
 
 def _json(shape: Any, values: Any) -> Response:

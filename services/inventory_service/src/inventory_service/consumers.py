@@ -16,8 +16,8 @@ TOPICS: Final[tuple[Topic, ...]] = (INVENTORY_COMMANDS,)
 def handlers(ttl: timedelta) -> Handlers:
     """Message type → use case; `ttl` is how long reservations are held.
 
-    One handler for all: the consumer gives neighbours with the same handler to it in one call, so a mixed
-    batch locks once, and is applied in the order in which it came.
+    One handler for all: the consumer gives it all its messages of a batch in one call, so a mixed batch locks
+    once, and is applied in the order in which it came.
     """
     apply = partial(apply_stock_commands, ttl=ttl)
     return {StockReserve.TYPE: apply, StockCommit.TYPE: apply, StockRelease.TYPE: apply}

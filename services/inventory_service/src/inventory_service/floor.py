@@ -13,6 +13,7 @@ from uuid import UUID
 
 from ecom_common.messages import Received
 from ecom_common.outbox import Outgoing
+from ecom_common.safeguards import is_off
 from ecom_contracts.messages import (
     Message,
     ReservationState,
@@ -66,6 +67,8 @@ class Floor:
     def changed(self) -> tuple[list[Reservation], list[Reservation]]:
         """Those to insert, and those to update."""
         changed = [r for i, r in self.reservations.items() if r.version != self._before[i]]
+        if is_off("tombstones"):
+            changed = [r for r in changed if not r.is_tombstone]
         new = [r for r in changed if self._before[r.order_id] == 0]
         return new, [r for r in changed if self._before[r.order_id] != 0]
 

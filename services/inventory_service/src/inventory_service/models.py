@@ -346,6 +346,11 @@ class Reservation(Base):
         )
 
     @property
+    def is_tombstone(self) -> bool:
+        """Whether it was released before anything was asked for."""
+        return self.state is ReservationState.RELEASED and self.version == 1
+
+    @property
     def moves_stock(self) -> bool:
         """Whether a commit or a release would change stock levels."""
         return self.state in (ReservationState.HELD, ReservationState.COMMITTED)

@@ -6,6 +6,7 @@ What is loaded leaves the session at once: the unit of work flushes nothing, all
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import timedelta
 from typing import cast as typed
 from uuid import UUID
 
@@ -152,6 +153,17 @@ def list_items(
     if after is not None:
         query = query.where(Item.sku > after)
     return session.scalars(query).all()
+
+
+def count_held(session: Session) -> tuple[int, int]:
+    """How many reservations are held, and how many of them a minute longer than they may."""
+    late = Reservation.expires_at < func.db_now() - timedelta(minutes=1)
+    held, overdue = session.execute(
+        select(func.count(), func.count().filter(late)).where(
+            Reservation.state == ReservationState.HELD
+        )
+    ).one()
+    return held, overdue
 
 
 def list_movements(

@@ -5,13 +5,15 @@ that it touches, have it dealt with in memory (`desk`, `floor`), write what has 
 last statement.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
 from ecom_common import idempotency
 from ecom_common.clock import database_time
 from ecom_common.errors import Problem
+from ecom_common.logs import Line, say_when_durable
 from ecom_common.messages import Received
 from ecom_common.outbox import publish
 from sqlalchemy.orm import Session
@@ -21,6 +23,8 @@ from inventory_service.commands import Command, PutItem, RecordMovement, Result
 from inventory_service.desk import Desk, no_such_item
 from inventory_service.floor import Floor, skus_at_stake
 from inventory_service.models import Item, Movement, Reservation, Stock, StockLevel
+
+log = logging.getLogger(__name__)
 
 
 def handle_commands(session: Session, commands: Sequence[Command]) -> list[Result]:
@@ -54,7 +58,8 @@ def apply_stock_commands(session: Session, messages: Sequence[Received], *, ttl:
     stock = Stock(repository.lock_stock_levels(session, skus))
     floor = Floor(database_time(session), ttl, reservations, stock)
     answers = [floor.answer(message) for message in messages]
-    _write(session, floor)
+    traces = {m.envelope.data.order_id: m.envelope.traceparent for m in messages}
+    _write(session, floor, traces)
     publish(session, answers)
 
 
@@ -66,16 +71,21 @@ def expire_reservations(session: Session, most: int) -> int:
     stock = Stock(repository.lock_stock_levels(session, skus_at_stake(due, [])))
     floor = Floor(database_time(session), timedelta(0), due, stock)
     news = [floor.expire(reservation) for reservation in due.values()]
-    _write(session, floor)
+    _write(session, floor, {})
     publish(session, news)
     return len(due)
 
 
-def _write(session: Session, floor: Floor) -> None:
+def _write(session: Session, floor: Floor, traces: Mapping[UUID, str | None]) -> None:
     new, changed = floor.changed()
     repository.insert_reservations(session, new)
     repository.update_reservations(session, changed)
     repository.write_stock(session, floor.stock)
+    lines = [
+        Line(f"reservation {r.state}", r.order_id, r.version, traces.get(r.order_id))
+        for r in (*new, *changed)
+    ]
+    say_when_durable(session, log, lines)
 
 
 def show_item(session: Session, sku: str) -> Item:

@@ -1,6 +1,7 @@
-"""What HTTP clients ask of the order service, and what each request can come back with."""
+"""What HTTP clients and operators ask of the order service, and what each request can come back with."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
@@ -44,6 +45,36 @@ class CancelOrder:
     order_id: UUID
     customer_id: str | None
     actor: str
+    note: str | None = None
+
+
+class Verb(StrEnum):
+    """What operators can do with an order."""
+
+    RETRY = "retry"
+    LIFT = "lift"
+    CANCEL = "cancel"
+    RESOLVE = "resolve"
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """An operator wants something done with an order. Who and why goes into its timeline."""
+
+    verb: Verb
+    order_id: UUID
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intervened:
+    """What came of it, in words for the operator: done, refused, or nothing (left) to do."""
+
+    order_id: UUID
+    said: str
+    changed: bool = False
+    refused: bool = False
 
 
 Command = PlaceOrder | CancelOrder

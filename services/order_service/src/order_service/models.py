@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from ecom_common.errors import IllegalTransition
 from ecom_common.tables import NAMING
 from ecom_common.tracing import trace_id_of
 from sqlalchemy import (
@@ -29,7 +30,7 @@ from order_service import saga
 from order_service.saga import Goal, Payment, Reason, Saga, Status, Stock
 
 SERVICE: Final = "order_service"
-SCHEMA_VERSION: Final = "2"
+SCHEMA_VERSION: Final = "3"
 """The migration that this code needs; readiness checks it."""
 
 SYSTEM: Final = "system"
@@ -57,6 +58,8 @@ SUMMARIES: Final = {
     "timed_out": "The order took too long and is given up.",
     "flagged": "Nobody answers; an operator is needed.",
     "flag_lifted": "An operator has it carried on.",
+    "asked_again": "An operator has everything outstanding asked for again.",
+    "resolved": "An operator has settled outside of the system what was left.",
 }
 """Every kind of change, in words for people."""
 
@@ -166,6 +169,8 @@ class Order(Base):
     asks: Mapped[int] = mapped_column(Integer)
     """How often the outstanding commands were sent again without an answer."""
     flagged_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    resolved_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When an operator settled it outside of the system; it goes no further by itself."""
     traceparent: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
@@ -201,13 +206,19 @@ class Order(Base):
         """Take in payment's answer; None when it is not news. A failed refund needs an operator."""
         after = saga.learn_payment(self.saga, state, version)
         change = self._become(after, f"payment_{state}", SYSTEM, now=now, cause=cause)
-        if change is not None and state is Payment.REFUND_FAILED:
-            self.flagged_at = now
+        if change is not None:
+            # Money has moved, or been asked for, since somebody settled it: that has to be looked at anew.
+            self.resolved_at = None
+            if state is Payment.REFUND_FAILED:
+                self.flagged_at = now
         return change
 
-    def cancel(self, reason: Reason, *, actor: str, now: datetime) -> "Change | None":
+    def cancel(
+        self, reason: Reason, *, actor: str, now: datetime, note: str | None = None
+    ) -> "Change | None":
         """Give the order up for its customer or an operator; None when it is given up already."""
-        return self._become(saga.abort(self.saga, reason), "cancel_requested", actor, now=now)
+        after = saga.abort(self.saga, reason)
+        return self._become(after, "cancel_requested", actor, now=now, note=note)
 
     def time_out(self, *, now: datetime) -> "Change | None":
         """Give up an order whose deadline has passed before it was confirmed."""
@@ -226,9 +237,39 @@ class Order(Base):
         self.asks = 0
         return self._record("flag_lifted", actor, now=now, note=note)
 
+    def ask_again(self, *, actor: str, now: datetime, note: str) -> "Change":
+        """Ask for everything outstanding at an operator's wish, flagged or not, as if for the first time."""
+        if not self.is_open or self.resolved_at is not None:
+            raise IllegalTransition("nothing is asked for any more")
+        self.flagged_at = None
+        self.asks = 0
+        return self._record("asked_again", actor, now=now, note=note)
+
+    @property
+    def can_be_resolved(self) -> bool:
+        """Whether all that is left is money which the provider will not give back, and nobody asks it to.
+
+        Nothing else may be settled elsewhere: what still moves here would be done a second time. A refund that
+        was asked for again may yet be made; only the news that it has failed once more brings the flag back
+        with nothing asked since.
+        """
+        is_at_rest = self.flagged_at is not None and self.asks == 0
+        return is_at_rest and saga.is_left_with_a_failed_refund(self.saga)
+
+    def resolve(self, *, actor: str, now: datetime, note: str) -> "Change":
+        """Somebody has given the money back outside of the system. It is not called refunded for that: the
+        payment's books do not know of it."""
+        if not self.can_be_resolved or self.resolved_at is not None:
+            raise IllegalTransition("only a failed refund is settled elsewhere, and once")
+        self.flagged_at = None
+        self.resolved_at = now
+        self.asks = 0
+        self.due_at = None
+        return self._record("resolved", actor, now=now, note=note)
+
     def schedule(self, *, now: datetime, wait: timedelta) -> None:
         """Have the sweeper look again after `wait`, or at the deadline when that comes first."""
-        if not self.is_open:
+        if not self.is_open or self.resolved_at is not None:
             self.due_at = None
             return
         # Past the deadline an order is being given up already: only asking again is left.
@@ -237,7 +278,14 @@ class Order(Base):
         self.due_at = min([*deadlines, *retries], default=None)
 
     def _become(
-        self, after: Saga, kind: str, actor: str, *, now: datetime, cause: Cause | None = None
+        self,
+        after: Saga,
+        kind: str,
+        actor: str,
+        *,
+        now: datetime,
+        cause: Cause | None = None,
+        note: str | None = None,
     ) -> "Change | None":
         if after == self.saga:
             return None
@@ -253,7 +301,7 @@ class Order(Base):
         # a refund that has failed goes on waiting for its operator.
         if after.payment is not Payment.REFUND_FAILED:
             self.flagged_at = None
-        return self._record(kind, actor, now=now, cause=cause)
+        return self._record(kind, actor, now=now, cause=cause, note=note)
 
     def _record(
         self,
@@ -311,6 +359,7 @@ def place(
         due_at=None,
         asks=0,
         flagged_at=None,
+        resolved_at=None,
         traceparent=traceparent,
         created_at=now,
         updated_at=now,

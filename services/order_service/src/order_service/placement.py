@@ -70,8 +70,10 @@ class Placement:
 
     def _same_checkout(self, command: PlaceOrder, order: Order) -> Result:
         placed = {line.sku: line.quantity for line in order.lines}
-        if (placed, order.currency) != (command.quantities, command.currency):
-            return Problem("checkout_reused", "Start a new checkout for another basket.")
+        known = (placed, order.currency, order.payment_method)
+        if known != (command.quantities, command.currency, command.payment_method):
+            detail = "Start a new checkout for another basket, or to pay in another way."
+            return Problem("checkout_reused", detail)
         self._remember(command, order, created=False)
         return Placed(order, existed=True)
 

@@ -1,6 +1,6 @@
 """What an order says: commands to the participants, announcements for everybody else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -20,8 +20,8 @@ from ecom_contracts.messages import (
     StockReserve,
 )
 
-from order_service.models import SERVICE, Cause, Order
-from order_service.saga import Ask, Status
+from order_service.models import SERVICE, Cause, HistoryEntry, Order
+from order_service.saga import FINAL, Ask, Status
 
 
 def commands(
@@ -34,53 +34,68 @@ def commands(
 
 def announce_placed(order: Order, *, now: datetime) -> Outgoing:
     """What tells everybody else that there is a new order."""
-    lines = tuple(
-        OrderedLine(
-            sku=line.sku,
-            name=line.name,
-            quantity=line.quantity,
-            unit_price=line.unit_price,
-            total=line.total,
-        )
-        for line in order.lines
-    )
-    event = OrderPlaced(
+    return _outgoing(_placed_event(order), order, now, None)
+
+
+def announce_final(order: Order, *, now: datetime, cause: Cause | None = None) -> Outgoing:
+    """What tells everybody else how an order that is final has ended."""
+    return _outgoing(_final_event(order, order.status, order.reason), order, now, cause)
+
+
+def announce_again(order: Order, history: Sequence[HistoryEntry]) -> list[Outgoing]:
+    """All that everybody else was told of the order, with the times and sequences of then, and new ids."""
+    events: list[tuple[HistoryEntry, Message]] = []
+    for entry in history:
+        if entry.version == 1:
+            events.append((entry, _placed_event(order)))
+        elif entry.status in FINAL:
+            events.append((entry, _final_event(order, entry.status, entry.reason)))
+    return [_outgoing(data, order, entry.at, None, entry.version) for entry, data in events]
+
+
+def _placed_event(order: Order) -> Message:
+    return OrderPlaced(
         order_id=order.id,
         checkout_id=order.checkout_id,
         customer_id=order.customer_id,
         currency=order.currency,
         total=order.total,
-        lines=lines,
+        lines=tuple(
+            OrderedLine(
+                sku=line.sku,
+                name=line.name,
+                quantity=line.quantity,
+                unit_price=line.unit_price,
+                total=line.total,
+            )
+            for line in order.lines
+        ),
     )
-    return _outgoing(event, order, now, None)
 
 
-def announce_final(order: Order, *, now: datetime, cause: Cause | None = None) -> Outgoing:
-    """What tells everybody else how an order that is final has ended."""
-    return _outgoing(_final_event(order), order, now, cause)
-
-
-def _final_event(order: Order) -> Message:
+def _final_event(order: Order, status: str, reason: str | None) -> Message:
     common = {
         "order_id": order.id,
         "customer_id": order.customer_id,
         "currency": order.currency,
         "total": order.total,
     }
-    if order.status == Status.CONFIRMED:
+    if status == Status.CONFIRMED:
         return OrderConfirmed(**common)
-    if order.status == Status.REJECTED:
-        return OrderRejected(reason=order.reason or "", **common)
-    assert order.status == Status.CANCELLED, f"{order.status} is not final"
-    return OrderCancelled(reason=order.reason or "", **common)
+    if status == Status.REJECTED:
+        return OrderRejected(reason=reason or "", **common)
+    assert status == Status.CANCELLED, f"{status} is not final"
+    return OrderCancelled(reason=reason or "", **common)
 
 
-def _outgoing(data: Message, order: Order, now: datetime, cause: Cause | None) -> Outgoing:
+def _outgoing(
+    data: Message, order: Order, now: datetime, cause: Cause | None, sequence: int | None = None
+) -> Outgoing:
     return outgoing(
         data,
         source=SERVICE,
         now=now,
-        sequence=order.version,
+        sequence=sequence or order.version,
         correlation_id=str(order.id),
         causation_id=None if cause is None else cause.message_id,
         traceparent=order.traceparent,

@@ -96,6 +96,7 @@ def repeat_steps(session: Session, ids: Sequence[UUID], *, deadline: timedelta) 
             message
             for order in orders.values()
             for ask in steps(order.saga)
+            if not (ask is Ask.CANCEL and order.resolved_at)  # it was given back by other means
             for message in commands(order, frozenset({ask}), now=now)
         ],
     )

@@ -6,7 +6,7 @@ Locks are taken in the order of ids, so that two batches never wait for each oth
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -15,7 +15,10 @@ from ecom_common.bulk import insert_rows, update_rows
 from ecom_common.database import lock_rows
 from ecom_common.idempotency import Key, Stored
 from ecom_common.outbox import Outgoing
-from sqlalchemy import Select, Table, and_, func, or_, select, text, tuple_
+from ecom_common.safeguards import is_off
+from ecom_common.tables import outbox as outbox_table
+from sqlalchemy import Select, Table, Text, and_, exists, func, or_, select, text, tuple_
+from sqlalchemy import cast as cast_sql
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, selectinload
 
@@ -37,11 +40,14 @@ _CATALOGUE: Final = cast(Table, CatalogueItem.__table__)
 # The columns that change after placement; the others are written once.
 _MUTABLE: Final = (
     "id", "status", "goal", "reason", "stock", "stock_version", "payment", "payment_version", "version",
-    "due_at", "asks", "flagged_at", "updated_at",
+    "due_at", "asks", "flagged_at", "resolved_at", "updated_at",
 )  # fmt: skip
+UNSENT_TOO_LONG: Final = timedelta(seconds=30)
+"""A message that waits for longer waits for more than its turn."""
 _ALL: Final = tuple(column.name for column in _ORDERS.columns)
 _LINE_COLUMNS: Final = tuple(column.name for column in _LINES.columns)
 _IS_OPEN: Final = text("orders.status IN ('pending', 'cancelling')")
+_IS_UNRESOLVED: Final = text("orders.resolved_at IS NULL")
 _NOTHING_UNSENT: Final = text("NOT EXISTS (SELECT FROM outbox WHERE outbox.key = orders.id::text)")
 
 
@@ -139,7 +145,7 @@ def load_by_checkouts(
     session: Session, checkouts: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], Order]:
     """The orders that were placed for these (customer, checkout) pairs."""
-    if not checkouts:
+    if not checkouts or is_off("idempotency"):
         return {}
     statement = (
         select(Order)
@@ -187,8 +193,8 @@ def versions(session: Session, ids: Collection[UUID]) -> dict[UUID, int]:
 
 
 def count_open(session: Session, most: int) -> int:
-    """How many orders are not final, counted up to `most`."""
-    some = select(Order.id).where(_IS_OPEN).limit(most).subquery()
+    """How many orders are on their way, counted up to `most`."""
+    some = select(Order.id).where(_IS_OPEN, _IS_UNRESOLVED).limit(most).subquery()
     return session.scalar(select(func.count()).select_from(some)) or 0
 
 
@@ -204,10 +210,74 @@ def count_flagged(session: Session) -> int:
 
 def count_stuck(session: Session) -> int:
     """How many orders are open, and were left alone, although their deadline has passed a minute ago."""
-    # A confirmed order that is cancelled after its deadline has all the time it needs from then on.
-    left_since = func.greatest(Order.deadline_at, Order.updated_at)
-    overdue = left_since < func.db_now() - text("interval '1 minute'")
-    return session.scalar(select(func.count()).select_from(Order).where(_IS_OPEN, overdue)) or 0
+    statement = select(func.count()).select_from(Order).where(_IS_OPEN, _IS_UNRESOLVED, _OVERDUE)
+    return session.scalar(statement) or 0
+
+
+def count_resolved(session: Session) -> int:
+    """How many open orders were settled outside of the system."""
+    statement = (
+        select(func.count()).select_from(Order).where(_IS_OPEN, Order.resolved_at.is_not(None))
+    )
+    return session.scalar(statement) or 0
+
+
+# A confirmed order that is cancelled after its deadline has all the time it needs from then on.
+_OVERDUE: Final = func.greatest(Order.deadline_at, Order.updated_at) < func.db_now() - text(
+    "interval '1 minute'"
+)
+
+
+def list_troubled(session: Session, *, asked_often: int, most: int) -> list[Order]:
+    """Open orders that somebody should look at, flagged ones first, then the oldest."""
+    old = func.db_now() - UNSENT_TOO_LONG
+    unsent_long = exists().where(
+        outbox_table.c.key == cast_sql(Order.id, Text), outbox_table.c.created_at < old
+    )
+    trouble = or_(Order.flagged_at.is_not(None), Order.asks >= asked_often, _OVERDUE, unsent_long)
+    statement = (
+        select(Order)
+        .where(_IS_OPEN, _IS_UNRESOLVED, trouble)
+        .order_by(Order.flagged_at.nulls_last(), Order.id)
+        .limit(most)
+    )
+    return _detached(session, statement)
+
+
+def count_unsent(session: Session, ids: Collection[UUID]) -> dict[UUID, int]:
+    """How many messages of each order still wait in the outbox; orders without any are left out."""
+    statement = (
+        select(outbox_table.c.key, func.count())
+        .where(outbox_table.c.key.in_([str(order_id) for order_id in ids]))
+        .group_by(outbox_table.c.key)
+    )
+    return {UUID(key): count for key, count in session.execute(statement)}
+
+
+def histories(session: Session, ids: Collection[UUID]) -> dict[UUID, list[HistoryEntry]]:
+    """All changes of these orders, in order."""
+    found: dict[UUID, list[HistoryEntry]] = {order_id: [] for order_id in ids}
+    statement = select(HistoryEntry).where(HistoryEntry.order_id.in_(found))
+    for entry in session.scalars(statement.order_by(HistoryEntry.order_id, HistoryEntry.version)):
+        found[entry.order_id].append(entry)
+    return found
+
+
+def page_of_ids(
+    session: Session,
+    *,
+    after: UUID,
+    most: int,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Sequence[UUID]:
+    """At most `most` ids beyond `after`, the oldest first, of orders placed in the period."""
+    statement = select(Order.id).where(Order.id > after).order_by(Order.id).limit(most)
+    if since is not None:
+        statement = statement.where(Order.created_at >= since)
+    if until is not None:
+        statement = statement.where(Order.created_at < until)
+    return session.scalars(statement).all()
 
 
 def load_catalogue(session: Session, skus: Collection[str]) -> dict[str, CatalogueItem]:

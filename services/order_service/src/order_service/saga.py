@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from ecom_common.safeguards import is_off
 from ecom_contracts.messages import ReservationState
 
 Stock = ReservationState
@@ -145,14 +146,14 @@ def asks(saga: Saga) -> frozenset[Ask]:
 
 def learn_stock(saga: Saga, state: Stock, version: int) -> Saga:
     """Take in the reservation's state; the same saga when that is not news."""
-    if version <= saga.stock_version:
+    if not _is_news(version, saga.stock_version):
         return saga
     return _concluded(replace(saga, stock=state, stock_version=version))
 
 
 def learn_payment(saga: Saga, state: Payment, version: int) -> Saga:
     """Take in the payment intent's state; the same saga when that is not news."""
-    if version <= saga.payment_version:
+    if not _is_news(version, saga.payment_version):
         return saga
     return _concluded(replace(saga, payment=state, payment_version=version))
 
@@ -188,6 +189,19 @@ def status(saga: Saga) -> Status:
 def is_open(saga: Saga) -> bool:
     """Whether something is still to come."""
     return bool(asks(saga))
+
+
+def is_left_with_a_failed_refund(saga: Saga) -> bool:
+    """Whether the order is given up, holds nothing, and its money is what the provider will not give back."""
+    return (
+        saga.goal is Goal.ABORT
+        and saga.stock in STOCK_CLOSED
+        and saga.payment is Payment.REFUND_FAILED
+    )
+
+
+def _is_news(version: int, known: int) -> bool:
+    return version > known or is_off("versions")
 
 
 def _concluded(saga: Saga) -> Saga:

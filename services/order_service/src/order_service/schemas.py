@@ -110,6 +110,9 @@ class OrderOut(BaseModel):
     stock: Stock
     payment: Payment
     version: int
+    resolved_at: datetime | None = Field(
+        description="When somebody settled outside of the system a refund that could not be made in it."
+    )
     created_at: datetime
     updated_at: datetime
 
@@ -180,6 +183,7 @@ def order_document(order: Order) -> dict[str, Any]:
         "stock": order.stock,
         "payment": order.payment,
         "version": order.version,
+        "resolved_at": order.resolved_at,
         "created_at": order.created_at,
         "updated_at": order.updated_at,
     }

@@ -12,11 +12,21 @@ from uuid import UUID
 from ecom_common.clock import database_time
 from ecom_common.errors import Problem
 from ecom_common.messages import Received
+from ecom_common.safeguards import is_off
 from ecom_contracts.messages import ItemChanged, PaymentChanged, ReservationChanged
 from sqlalchemy.orm import Session
 
 from order_service import repository, saga
-from order_service.commands import Cancelled, CancelOrder, Command, PlaceOrder, Result
+from order_service.commands import (
+    Cancelled,
+    CancelOrder,
+    Command,
+    Intervened,
+    Intervention,
+    PlaceOrder,
+    Result,
+)
+from order_service.interventions import intervene
 from order_service.models import Cause, Change, Order
 from order_service.placement import Placement
 from order_service.publishing import announce_final, commands
@@ -99,8 +109,9 @@ class OrderDesk:
         now = database_time(session)
         orders = repository.lock_due_orders(session, now=now, most=most)
         before = {order.id: saga.asks(order.saga) for order in orders}
-        for order in orders:
-            if now >= order.deadline_at and (change := order.time_out(now=now)) is not None:
+        late = [] if is_off("deadline") else [o for o in orders if now >= o.deadline_at]
+        for order in late:
+            if (change := order.time_out(now=now)) is not None:
                 changes.add(change)
         self._follow_up(changes, before, now=now)
         for order in orders:
@@ -123,6 +134,23 @@ class OrderDesk:
         repository.save(session, changes)
         report_when_durable(session, changes)
         return True
+
+    def intervene(self, session: Session, batch: Sequence[Intervention]) -> list[Intervened]:
+        """Do what operators want with orders. A second time there is nothing left to do."""
+        changes = Changes()
+        now = database_time(session)
+        ids = {wish.order_id for wish in batch}
+        orders = repository.lock_orders(session, ids)
+        before = {order.id: saga.asks(order.saga) for order in orders.values()}
+        unsent = repository.count_unsent(session, ids)
+        results = [
+            intervene(orders.get(w.order_id), w, changes, now=now, unsent=unsent.get(w.order_id, 0))
+            for w in batch
+        ]
+        self._follow_up(changes, before, now=now)
+        repository.save(session, changes)
+        report_when_durable(session, changes)
+        return results
 
     def _place(
         self, session: Session, wishes: Sequence[PlaceOrder], changes: Changes, *, now: datetime

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from order_service import repository
 from order_service.consumers import TOPICS, handlers
-from order_service.metrics import FLAGGED_ORDERS, OPEN_ORDERS, STUCK_ORDERS
+from order_service.metrics import FLAGGED_ORDERS, OPEN_ORDERS, RESOLVED_ORDERS, STUCK_ORDERS
 from order_service.models import SCHEMA_VERSION, SERVICE
 from order_service.service import OrderDesk
 from order_service.settings import Settings
@@ -28,7 +28,25 @@ def _observe(session: Session) -> int:
     OPEN_ORDERS.set(repository.count_open(session, COUNT_AT_MOST))
     STUCK_ORDERS.set(repository.count_stuck(session))
     FLAGGED_ORDERS.set(repository.count_flagged(session))
+    RESOLVED_ORDERS.set(repository.count_resolved(session))
     return 0
+
+
+def parts(desk: OrderDesk) -> Parts:
+    """What is the order service's own in its worker."""
+    sweep = Sweep(
+        "orders",
+        SWEEP_EVERY_S,
+        lambda session: desk.sweep(session, most=SWEEP_AT_MOST),
+        full_round=SWEEP_AT_MOST,
+    )
+    return Parts(
+        service=SERVICE,
+        schema_version=SCHEMA_VERSION,
+        topics=TOPICS,
+        handlers=handlers(desk),
+        sweeps=[sweep, Sweep("observe_orders", OBSERVE_EVERY_S, _observe)],
+    )
 
 
 def main() -> int:
@@ -37,22 +55,7 @@ def main() -> int:
         settings, kafka_settings = load(Settings), load(KafkaSettings)
         configure_logging(service=SERVICE, process="worker", level=settings.log_level)
         desk = OrderDesk(settings)
-        parts = Parts(
-            service=SERVICE,
-            schema_version=SCHEMA_VERSION,
-            topics=TOPICS,
-            handlers=handlers(desk),
-            sweeps=[
-                Sweep(
-                    "orders",
-                    SWEEP_EVERY_S,
-                    lambda session: desk.sweep(session, most=SWEEP_AT_MOST),
-                    full_round=SWEEP_AT_MOST,
-                ),
-                Sweep("observe_orders", OBSERVE_EVERY_S, _observe),
-            ],
-        )
-        run_worker(parts, settings, kafka_settings, worker_sessions(settings, SERVICE))
+        run_worker(parts(desk), settings, kafka_settings, worker_sessions(settings, SERVICE))
     except EcomError as error:
         print(f"{SERVICE}: {error}", file=sys.stderr)  # noqa: T201 - the log may not exist yet
         return 2

@@ -131,11 +131,13 @@ class ProviderJobs:
         settings: JobSettings,
         *,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._sessions = sessions
         self._provider = provider
         self._settings = settings
         self._clock = clock
+        self._sleep = sleep
         self._todo: queue.SimpleQueue[_Claimed | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Result | _NotBegun | None] = queue.SimpleQueue()
         self._results: list[Result] = []
@@ -170,7 +172,7 @@ class ProviderJobs:
         """Claim what is due, ask and record it, all in this thread; how many jobs that were."""
         claimed = self._claim(self._capacity)
         self._results += [ask(self._provider, item.job) for item in claimed]
-        self._record()
+        self._write_down()
         return len(claimed)
 
     @property
@@ -242,7 +244,9 @@ class ProviderJobs:
         """Write the results down; those that a busy database did not take are kept for the next time."""
         record = partial(service.record_results, backoff=self._settings.backoff)
         results = self._results
-        outcomes = apply_batch(self._sessions, record, results, name="provider_results")
+        outcomes = apply_batch(
+            self._sessions, record, results, name="provider_results", sleep=self._sleep
+        )
         self._results = []
         for result, outcome in zip(results, outcomes, strict=True):
             if isinstance(outcome, Failed):

@@ -241,6 +241,11 @@ class PaymentIntent(Base):
         )
 
     @property
+    def is_tombstone(self) -> bool:
+        """Whether it was cancelled before anything was asked for."""
+        return self.state is PaymentState.CANCELLED and not self.operations
+
+    @property
     def charge_key(self) -> str:
         """The key that the provider knows the charge by.
 

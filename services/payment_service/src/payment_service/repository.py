@@ -13,6 +13,7 @@ from uuid import UUID
 
 from ecom_common.bulk import insert_rows, update_rows
 from ecom_common.database import lock_rows
+from ecom_common.safeguards import is_off
 from ecom_contracts.messages import PaymentState
 from sqlalchemy import ColumnElement, Select, Table, func, inspect, or_, select
 from sqlalchemy.orm import Session, raiseload, selectinload
@@ -107,9 +108,10 @@ def save(
     session: Session, intents: Iterable[PaymentIntent], journals: Iterable[Journal] = ()
 ) -> None:
     """Write what is new and what has changed of these locked intents, and book the journals."""
-    ordered = sorted(
-        (i for i in intents if i.state is not PaymentState.NONE), key=lambda i: i.order_id
-    )
+    known = [i for i in intents if i.state is not PaymentState.NONE]
+    if is_off("tombstones"):
+        known = [i for i in known if not i.is_tombstone]
+    ordered = sorted(known, key=lambda i: i.order_id)
     operations = [operation for intent in ordered for operation in intent.operations]
     insert_rows(session, _INTENTS, [_row(i, _INTENTS.c.keys()) for i in ordered if _is_new(i)])
     update_rows(
@@ -205,6 +207,14 @@ def count_watched(session: Session, *, now: datetime) -> Watched:
         jobs_due=due,
         oldest_job_age=now - oldest if oldest else timedelta(0),
     )
+
+
+def list_watched(
+    session: Session, states: Collection[PaymentState], *, most: int
+) -> Sequence[PaymentIntent]:
+    """At most `most` intents in these states with their operations, the longest unchanged first."""
+    query = _readable().where(PaymentIntent.state.in_(states))
+    return session.scalars(query.order_by(PaymentIntent.updated_at).limit(most)).all()
 
 
 _WATCHED_STATES: Final = (

@@ -6,20 +6,22 @@ provider, and `record_results` writes down what it said. All three may happen tw
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from ecom_common.clock import database_time
 from ecom_common.errors import Problem
+from ecom_common.logs import Line, say_when_durable
 from ecom_common.messages import Received
 from ecom_common.outbox import Outgoing, outgoing, publish
+from ecom_common.safeguards import is_off
 from ecom_contracts.messages import PaymentCancel, PaymentChanged, PaymentCharge
 from sqlalchemy.orm import Session
 
 from payment_service import repository
-from payment_service.models import SERVICE, Journal, PaymentIntent
+from payment_service.models import SERVICE, Journal, Operation, PaymentIntent
 from payment_service.provider import Outcome, Status
 from payment_service.repository import Watched
 from payment_service.states import Backoff, Cause, OperationKind
@@ -73,6 +75,7 @@ def apply_payment_commands(session: Session, messages: Sequence[Received]) -> No
     now = database_time(session)
     commands = [(message.envelope.data, _cause(message)) for message in messages]
     intents = repository.lock_intents(session, {data.order_id for data, _ in commands})
+    versions = {order_id: intent.version for order_id, intent in intents.items()}
     answers: list[Outgoing] = []
     for data, cause in commands:
         intent = intents.get(data.order_id)
@@ -82,6 +85,9 @@ def apply_payment_commands(session: Session, messages: Sequence[Received]) -> No
         answers.append(_changed(intent, cause, now))
     repository.save(session, intents.values())
     publish(session, answers)
+    causes = {data.order_id: cause for data, cause in commands}
+    news = [i for i in intents.values() if i.version > versions.get(i.order_id, 0)]
+    say_when_durable(session, log, [_line(i, causes[i.order_id]) for i in news])
 
 
 def _apply(
@@ -134,6 +140,10 @@ def _changed(intent: PaymentIntent, cause: Cause, now: datetime) -> Outgoing:
     )
 
 
+def _line(intent: PaymentIntent, cause: Cause) -> Line:
+    return Line(f"payment {intent.state}", intent.order_id, intent.version, cause.traceparent)
+
+
 # ---- jobs at the provider
 
 
@@ -148,23 +158,27 @@ def claim_jobs(session: Session, *, most: int, lease: timedelta) -> list[Job]:
     for operation, _, now in due:
         operation.lease(now=now, lease=lease)
     repository.save_operations(session, [operation for operation, _, _ in due])
-    return [
-        Job(
-            operation_id=operation.id,
-            payment_id=intent.id,
-            order_id=intent.order_id,
-            kind=operation.kind,
-            key=operation.key,
-            charge_key=intent.charge_key,
-            reference=intent.provider_reference,
-            amount=operation.amount,
-            currency=intent.currency,
-            method=intent.method or "",
-            attempt=operation.attempts,
-            traceparent=operation.traceparent,
-        )
-        for operation, intent, _ in due
-    ]
+    return [_job(operation, intent) for operation, intent, _ in due]
+
+
+def _job(operation: Operation, intent: PaymentIntent) -> Job:
+    job = Job(
+        operation_id=operation.id,
+        payment_id=intent.id,
+        order_id=intent.order_id,
+        kind=operation.kind,
+        key=operation.key,
+        charge_key=intent.charge_key,
+        reference=intent.provider_reference,
+        amount=operation.amount,
+        currency=intent.currency,
+        method=intent.method or "",
+        attempt=operation.attempts,
+        traceparent=operation.traceparent,
+    )
+    if is_off("provider-key") and job.kind is OperationKind.CHARGE and job.attempt > 1:
+        return replace(job, charge_key=f"{job.charge_key}:try{job.attempt}", reference=None)
+    return job
 
 
 def give_back_jobs(session: Session, jobs: Sequence[Job]) -> None:
@@ -187,6 +201,7 @@ def record_results(session: Session, results: Sequence[Result], *, backoff: Back
     intents = repository.lock_intents_by_id(session, {result.job.payment_id for result in results})
     journals: list[Journal] = []
     events: list[Outgoing] = []
+    lines: list[Line] = []
     for result in results:
         intent = intents[result.job.payment_id]
         version = intent.version
@@ -194,9 +209,12 @@ def record_results(session: Session, results: Sequence[Result], *, backoff: Back
         if journal is not None:
             journals.append(journal)
         if intent.version > version:
-            events.append(_changed(intent, intent.operation(result.job.operation_id).cause, now))
+            cause = intent.operation(result.job.operation_id).cause
+            events.append(_changed(intent, cause, now))
+            lines.append(_line(intent, cause))
     repository.save(session, intents.values(), journals)
     publish(session, events)
+    say_when_durable(session, log, lines)
     return [None] * len(results)
 
 

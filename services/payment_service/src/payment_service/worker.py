@@ -37,7 +37,7 @@ def main() -> int:
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - there is no log to write to yet
         return 2
-    run_worker(_parts(jobs), settings, kafka_settings, sessions)
+    run_worker(parts(jobs), settings, kafka_settings, sessions)
     return 0
 
 
@@ -71,7 +71,8 @@ def _provider(settings: Settings) -> Provider:
     )
 
 
-def _parts(jobs: ProviderJobs) -> Parts:
+def parts(jobs: ProviderJobs) -> Parts:
+    """What is the payment's own in its worker."""
     return Parts(
         service=SERVICE,
         schema_version=SCHEMA_VERSION,
