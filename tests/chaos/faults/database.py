@@ -150,7 +150,7 @@ def _hold_open(lab: Lab, database: str) -> None:
             _is_sent_soon(lab)
             time.sleep(PROBE_EVERY_S)
         cursor.execute(
-            "SELECT now() - xact_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+            "SELECT clock_timestamp() - xact_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         )
         [[age]] = cursor.fetchall()
         assert age.total_seconds() >= OPEN_FOR_S
