@@ -140,11 +140,11 @@ def _open_elsewhere(lab: Lab) -> None:
 
 def _hold_open(lab: Lab, database: str) -> None:
     """Somebody writes something, looks at everything, and does not end the transaction."""
-    begin = time.monotonic()
     with lab.postgres(database) as connection, connection.cursor() as cursor:
         connection.autocommit = False
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         cursor.execute("SELECT pg_current_xact_id(), count(*) FROM pg_class")
+        begin = time.monotonic()
         while time.monotonic() < begin + OPEN_FOR_S:
             _is_confirmed_soon(lab)
             _is_sent_soon(lab)
