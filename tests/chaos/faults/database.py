@@ -11,12 +11,12 @@ from typing import Final
 import httpx
 import psutil
 import psycopg2
-from ecom_local.parts import DATABASES, PARTS
+from ecom_local.parts import DATABASES, PARTS, SERVICES
 
 from tests.chaos import disks
 from tests.chaos.fault import Fault
 from tests.chaos.faults.broker import only_good_answers, outbox
-from tests.chaos.lab import WORKERS, Lab
+from tests.chaos.lab import WORKERS, Lab, Settings
 from tests.chaos.probing import confirmed_within
 from tests.chaos.wires import Moment, Wire
 from tests.support.shop import until
@@ -37,8 +37,15 @@ MORE_CONNECTIONS: Final = 24
 """An api and a worker with 8 each, and what health checks and a relay try anew."""
 OPEN_FOR_S: Final = 75.0
 PROBE_EVERY_S: Final = 5.0
-CONFIRMED_WITHIN_S: Final = 30.0
+CONFIRMED_WITHIN_S: Final = 60.0
 """On an idle machine it takes some hundred milliseconds; a relay that is stalled would be so for all the time."""
+UNSENT_FOR_S: Final = 20.0
+"""How old a message in an outbox may be, on a very busy machine."""
+# What is on trial is not how long a busy machine needs for an order.
+WAITING: Final[Settings] = {
+    "order": {"ORDER_DEADLINE_S": "100", "ASK_AGAIN_AFTER_S": "2", "ASK_AGAIN_AT_MOST_S": "30"},
+    "inventory": {"RESERVATION_TTL_S": "150"},
+}
 SPARE_BYTES: Final = 192 * 1024 * 1024
 """What the small disk has room for beside the data; enough to work on until it is filled."""
 FULL_WITHIN_S: Final = 90.0
@@ -133,17 +140,17 @@ def _open_elsewhere(lab: Lab) -> None:
 
 def _hold_open(lab: Lab, database: str) -> None:
     """Somebody writes something, looks at everything, and does not end the transaction."""
-    begin = time.monotonic()
     with lab.postgres(database) as connection, connection.cursor() as cursor:
         connection.autocommit = False
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         cursor.execute("SELECT pg_current_xact_id(), count(*) FROM pg_class")
+        begin = time.monotonic()
         while time.monotonic() < begin + OPEN_FOR_S:
             _is_confirmed_soon(lab)
+            _is_sent_soon(lab)
             time.sleep(PROBE_EVERY_S)
-        assert outbox(lab) < lab.load.placed, "the outbox is not emptied"
         cursor.execute(
-            "SELECT now() - xact_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+            "SELECT clock_timestamp() - xact_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         )
         [[age]] = cursor.fetchall()
         assert age.total_seconds() >= OPEN_FOR_S
@@ -155,6 +162,13 @@ def _hold_open(lab: Lab, database: str) -> None:
 def _is_confirmed_soon(lab: Lab) -> None:
     took_s = confirmed_within(lab.load, CONFIRMED_WITHIN_S)
     assert took_s is not None, f"no order is confirmed within {CONFIRMED_WITHIN_S:.0f} s any more"
+
+
+def _is_sent_soon(lab: Lab) -> None:
+    age = "SELECT coalesce(extract(epoch FROM db_now() - min(created_at)), 0)::float FROM outbox"
+    for service in SERVICES:
+        [[age_s]] = lab.sql(f"{service}db", age)
+        assert age_s < UNSENT_FOR_S, f"a message of {service} has waited for {age_s:.0f} s"
 
 
 def _full(lab: Lab) -> None:
@@ -256,12 +270,14 @@ FAULTS: Final = (
         shows="an old snapshot in the same database stalls neither relays nor consumers",
         level="database",
         inject=_open_here,
+        environment=WAITING,
     ),
     Fault(
         name="transaction-held-open-elsewhere",
         shows="nor does one in another database of the same server",
         level="database",
         inject=_open_elsewhere,
+        environment=WAITING,
     ),
     Fault(
         name="postgres-disk-full",
