@@ -44,7 +44,7 @@ _PAUSES: Final = frozenset(
 _DEEPEST: Final = 3
 """Pauses inside of pauses."""
 _STEPS_FOR_EACH_ORDER: Final = 45
-_MOST_ROUNDS: Final = 200
+_MOST_ROUNDS: Final = 24
 """Of waiting until there is nothing to do: those who never come to an end show up in the checks."""
 
 
