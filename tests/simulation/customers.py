@@ -40,7 +40,7 @@ _METHODS: Final = {
     REFUND_FAILS: 1,
     SILENT: 12,
 }
-_CHANGE_OF_MIND: Final = 0.08
+_CHANGE_OF_MIND: Final = 0.15
 """So many cancel as soon as they are answered."""
 _REFUSALS: Final = {"unknown_sku", "item_inactive", "price_changed"}
 

@@ -17,7 +17,7 @@ def draw_settings(random: Random) -> AllSettings:
     """Those of one run."""
     deadline_s = random.choice((15, 30, 60))
     # Now and then a reservation runs out first, which is allowed and rarely seen.
-    ttl_s = random.choice((deadline_s // 3, deadline_s * 2, deadline_s * 5, deadline_s * 5))
+    ttl_s = random.choice((deadline_s // 3, deadline_s * 2, deadline_s * 20, deadline_s * 20))
     common: dict[str, Any] = {
         "environment": "development",
         "database_url": _NOWHERE,

@@ -44,7 +44,8 @@ _PAUSES: Final = frozenset(
 _DEEPEST: Final = 3
 """Pauses inside of pauses."""
 _STEPS_FOR_EACH_ORDER: Final = 45
-_MOST_ROUNDS: Final = 200
+_ROUND_S: Final = 0.02
+_MOST_ROUNDS: Final = 100
 """Of waiting until there is nothing to do: those who never come to an end show up in the checks."""
 
 
@@ -152,7 +153,7 @@ class World:
         """Rounds of everybody, until there is nothing to do without waiting."""
         for _ in range(_MOST_ROUNDS):
             done = sum([self.step(actor) for actor in self._services()])
-            self.clock.advance(0.5)
+            self.clock.advance(_ROUND_S)
             # A sweep that finds nothing costs as much as one that does: only when nothing else is left.
             if not done and not sum([self.step(actor) for actor in self._sweepers()]):
                 return
