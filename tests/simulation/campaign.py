@@ -77,7 +77,7 @@ def explain(result: Result, *, without: frozenset[str]) -> str:
             for v in result.violations[:SHOWN]
         ),
     ]
-    subject = result.violations[0].subject
+    subject = result.violations[0].subject.split(":")[0]  # of a key, its order
     about = result.about(subject)
     if about:
         lines.append(f"the last steps of {subject}:")

@@ -18,8 +18,16 @@ ORDERS: Final = 20
 FEW_ORDERS: Final = 12
 FIXED_SEEDS: Final = range(1, 17)
 """Among them every rare path has to be met."""
-SEEDS_TO_FIND_A_BUG: Final = range(1, 25)
-WITHOUT: Final = ("outbox", "versions", "tombstones", "idempotency", "provider-key", "deadline")
+FINDS: Final = {
+    "outbox": range(1, 17),
+    "versions": range(1, 17),
+    "tombstones": range(1, 17),
+    "idempotency": range(1, 17),
+    "provider-key": range(1, 17),
+    # Rarer: a card that never answers, of an order that nobody cancels.
+    "deadline": range(8, 32),
+}
+"""Safeguards, and the seeds among which one has to show that it is missing."""
 
 # A busy machine is slow, and a simulated clock does not care.
 pytestmark = pytest.mark.timeout(900)
@@ -62,9 +70,7 @@ def test_everything_holds_for_a_minute_of_fresh_seeds(laboratory: Laboratory) ->
     print(campaign.summary())
 
 
-@pytest.mark.parametrize("name", WITHOUT)
+@pytest.mark.parametrize("name", FINDS)
 def test_without_a_safeguard_it_finds_a_violation(databases: Databases, name: str) -> None:
     with closing(Laboratory(databases, without=frozenset({name}))) as laboratory:
-        assert any(
-            simulate(laboratory, seed, orders=FEW_ORDERS).violations for seed in SEEDS_TO_FIND_A_BUG
-        )
+        assert any(simulate(laboratory, seed, orders=FEW_ORDERS).violations for seed in FINDS[name])
