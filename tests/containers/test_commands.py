@@ -75,5 +75,3 @@ def test_a_backup_is_restored_and_the_services_agree_again(run: Run, tmp_path: P
 
     said = run("scripts/restore", folder, "inventory").stdout
     assert "orders, inventory, payment and provider agree" in said
-    said = run("scripts/reconcile").stdout
-    assert "orders, inventory, payment and provider agree" in said
