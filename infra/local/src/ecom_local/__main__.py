@@ -44,6 +44,9 @@ containers read .env; .env.example explains it
 
 _CONTAINERS = "in containers, by docker compose; further options are those of `docker compose up`"
 
+# Makes a subcommand: its name, what it runs, and its help.
+_Command = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -193,6 +196,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    _running(command)
+    _using(command)
+    _keeping(command)
+    return parser
+
+
+def _running(command: _Command) -> None:
+    """The platform as a whole."""
     sub = command(
         "up", up, "Start the platform and wait until it is ready; harmless if it runs already."
     )
@@ -224,6 +235,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-f", "--follow", action="store_true", help="go on with what is added")
     sub.add_argument("-n", "--lines", type=int, default=20, help="how many of each (default: 20)")
     sub.add_argument("--raw", action="store_true", help="the lines as they were written")
+
+
+def _using(command: _Command) -> None:
+    """What speaks to its APIs."""
     sub = command(
         "demo",
         run_demo,
@@ -244,6 +259,10 @@ def _parser() -> argparse.ArgumentParser:
         "--scope", required=True, help='space-separated, as "orders:read orders:write"'
     )
     sub.add_argument("--lifetime", type=int, default=3600, metavar="SECONDS", help="default: 3600")
+
+
+def _keeping(command: _Command) -> None:
+    """What its databases need."""
     command("migrate", migrate, "Run the migrations of all services against the running databases.")
     sub = command("backup", back_up, "Write a dump of each database into a folder.")
     sub.add_argument("folder", type=Path, help="a new or empty one")
@@ -273,7 +292,6 @@ def _parser() -> argparse.ArgumentParser:
         "service", choices=list(DATABASES), help="whose database; provider is the simulator's"
     )
     sub.add_argument("name", help="what it does, as add_delivery_note")
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
