@@ -3,7 +3,7 @@
 A run of digits is a card number when issuer prefix, length and check digit all fit (ISO/IEC 7812). The
 check digit alone would refuse one in ten EAN-13 codes, so SKUs are not looked at, and elsewhere the
 prefix and length must fit as well. UUIDs and hashes are no card numbers either, with dashes or without: one
-in some hundred to thousand random ones has digits that would pass, and they are what keys are made of.
+in two to three thousand random ones has digits that would pass, and they are what keys are made of.
 """
 
 import re
