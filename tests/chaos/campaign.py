@@ -11,7 +11,7 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -71,12 +71,36 @@ class Result:
         return not self.problems
 
 
+def run_on(
+    lab: Lab, faults: Sequence[Fault], *, orders: int, together: bool = False
+) -> Iterator[Result]:
+    """Until the first that does not hold: what it has spoilt must not be held against the next.
+
+    `together`: one drain and one audit for all of them.
+    """
+    if together:
+        runs = []
+        for number, fault in enumerate(faults, start=1):
+            lab.say(f"── {fault.name} ({number} of {len(faults)}): {fault.shows}")
+            runs.append(observe(lab, fault, orders=orders))
+            if runs[-1].problems:
+                break
+        yield from judge(lab, runs)
+        return
+    for fault in faults:
+        lab.say(f"── {fault.name}: {fault.shows}")
+        [result] = judge(lab, [observe(lab, fault, orders=orders)])
+        yield result
+        if not result.held:
+            return
+
+
 def observe(lab: Lab, fault: Fault, *, orders: int) -> Run:
     """Inject the fault under a load of at least so many orders; the load has ended and is final after it."""
     source = random.Random(lab.random.getrandbits(64))
     load = Load(lab, source, without=fault.load_without)
     run = Run(fault, load, attention_before=_attention(audit(lab)))
-    begin = published.ends(lab.instance.kafka_bootstrap)
+    begin = published.ends(lab.kafka_bootstrap)
     lab.begin_run(load)
     with lab.settings(fault.environment), load:
         _guarded(run, lambda: _live_through(lab, run, orders), MEANWHILE)
@@ -112,7 +136,7 @@ def audit(lab: Lab) -> Report:
     """What the auditor sees now."""
     opened = engines(
         {
-            name: lab.instance.postgres_url(database.name, database.service_role)
+            name: lab.postgres_url(database.name, database.service_role)
             for name, database in DATABASES.items()
         }
     )
@@ -159,7 +183,7 @@ def _drain(lab: Lab, since: float) -> None:
 def _compare_topics(lab: Lab, run: Run, begin: published.Ends) -> None:
     if not run.fault.published_in_order:
         return
-    found = published.since(lab.instance.kafka_bootstrap, begin)
+    found = published.since(lab.kafka_bootstrap, begin)
     assert found, "nothing was published"
     run.problems += published.disorder(found, once=run.fault.published_once)
     run.problems += published.stale(found)
@@ -258,4 +282,6 @@ def _verdict(result: Result) -> str:
     return f"**no**: {result.problems[0][:120]}".replace("|", "/")
 
 
-__all__ = ["Result", "Run", "audit", "conclude", "describe", "judge", "observe", "table"]
+__all__ = [
+    "Result", "Run", "audit", "conclude", "describe", "judge", "observe", "run_on", "table",
+]  # fmt: skip

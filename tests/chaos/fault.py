@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from tests.chaos.lab import Lab
 
 Level = Literal[
-    "process", "client", "migration", "clock", "broker", "database", "message", "provider"
+    "process",
+    "part",
+    "network",
+    "client",
+    "migration",
+    "clock",
+    "broker",
+    "database",
+    "message",
+    "provider",
 ]
+Place = Literal["natively", "in containers"]
+"""Where a platform runs."""
+PLACES: Final[tuple[Place, ...]] = ("natively", "in containers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +52,5 @@ class Fault:
     """No relay dies of it, so nothing may be published twice. Otherwise only first publications count."""
     published_in_order: bool = True
     """False where topics are emptied or replayed: then what stands in them says nothing about the relays."""
+    left_out: Mapping[Place, str] = field(default_factory=dict)
+    """Where it cannot run, and why."""

@@ -1,38 +1,34 @@
-"""The laboratory: a native platform of its own, and everything that a fault does to it.
+"""The laboratory: a platform of its own, and everything that a fault does to it.
 
-Only processes of this platform are ever signalled: the supervised parts, by the pid that our own supervisor
-names, and workers that were started beside them. What knows the native runtime is in here and in
-`members.py`; faults, load, history and campaign would work on containers with another `Lab`.
+This is what faults, load and campaign know of it, and what is the same wherever it runs; the processes of this
+machine are in `native_lab.py`, containers in `container_lab.py`. Parts are called as in the native runtime:
+"order-api", "order-worker", "kafka", and what `databases` names.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import httpx
-import psutil
 import psycopg2
 from ecom_local import tokens
-from ecom_local.instance import Instance
-from ecom_local.leftovers import is_alive
-from ecom_local.parts import PARTS, SERVICES, Part
-from ecom_local.ports import Ports
+from ecom_local.parts import PARTS, SERVICES
 
+from tests.chaos.fault import Place
 from tests.chaos.load import Load
-from tests.chaos.members import ExtraWorker, shorten_sessions
-from tests.chaos.wires import HOST, Wire
+from tests.chaos.wires import Wire
 from tests.support.shop import until
 
 Settings = Mapping[str, Mapping[str, str]]
+"""Environment variables, by service or part."""
 
 ORDER_DEADLINE_S: Final = 10
 RESERVATION_TTL_S: Final = 15
@@ -60,18 +56,35 @@ SETTINGS: Final[Settings] = {
 }
 APIS: Final = tuple(f"{service}-api" for service in SERVICES)
 WORKERS: Final = tuple(f"{service}-worker" for service in SERVICES)
+WRONG_CLOCK: Final = Path(__file__).parent / "wrong_clock"
+"""What makes a process's clock wrong when it is on its PYTHONPATH; the processes of every laboratory can read it."""
 
 FIRES_WITHIN_S: Final = 60.0
 """The load comes to every place within seconds; this is for a very busy machine."""
 GONE_WITHIN_S: Final = 30.0
 READY_WITHIN_S: Final = 90.0
+MIGRATED_WITHIN_S: Final = 90.0
 POLL_S: Final = 0.02
 TOKEN_SLACK_S: Final = 3600
 """Tokens hold for processes whose clocks are wrong: that is not what is on trial."""
 
 
-class Lab:
+class Migrator(Protocol):
+    """Flyway at work on the order service's database."""
+
+    def finished(self) -> tuple[int, str]:
+        """Wait for its end: its exit code, and what it said."""
+
+    def kill(self) -> None:
+        """kill -9, its Java included."""
+
+
+class Lab(ABC):
     """One platform, for as many faults as it survives. Inside of `with` it runs."""
+
+    place: Place
+    databases: tuple[str, ...]
+    """The parts that are database servers."""
 
     def __init__(
         self,
@@ -85,38 +98,26 @@ class Lab:
         self.say = say
         self.home = home
         self.firings: Counter[str] = Counter()
-        self._basic = merged(SETTINGS, self._crash_folders(PARTS), settings or {})
-        self._settings = self._basic
-        self.instance = Instance(home, ports=Ports.free(), environment=self._basic)
-        self._extras: dict[str, ExtraWorker] = {}
+        self._basic = merged(SETTINGS, settings or {})
+        self._settings: Settings = self._basic
         self._load: Load | None = None
 
-    def __enter__(self) -> Self:
-        try:
-            self.instance.start("postgres", "kafka")
-            shorten_sessions(self.instance, SESSION_TIMEOUT_S)
-            self.instance.start_all()
-        except BaseException:
-            self.instance.stop()
-            raise
-        return self
+    @abstractmethod
+    def __enter__(self) -> Self: ...
 
+    @abstractmethod
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:
-        self._let_all_go()
-        self.instance.stop()
+    ) -> None: ...
 
     # ---- the platform, as customers see it
 
+    @abstractmethod
     def url(self, part: str) -> str:
         """Of a service's API ("order"), a worker's health ("order-worker"), or an extra worker."""
-        if part in self._extras:
-            return self._extras[part].url
-        return self.instance.url(part)
 
     def token(self, *, sub: str, scope: str, lifetime_s: int = 3600) -> str:
         """Valid by clocks that are wrong by less than `TOKEN_SLACK_S`."""
@@ -156,73 +157,54 @@ class Lab:
             every_s=POLL_S,
         )
         if sign != "STOP":
-            self.until_gone(pid)
+            self.until_gone(part, pid)
         self.fired(f"{part} {sign} at {point}")
 
     def kill(self, part: str) -> None:
-        """kill -9; its supervisor starts it again."""
-        pid = self.pid(part)
-        os.kill(pid, signal.SIGKILL)
-        self.until_gone(pid)
+        """kill -9; it is started again."""
+        self.end(part, "KILL")
         self.fired(f"{part} killed")
 
-    def terminate(self, part: str) -> float:
-        """SIGTERM; how many seconds it took to end."""
-        pid, begin = self.pid(part), time.monotonic()
-        os.kill(pid, signal.SIGTERM)
-        self.until_gone(pid)
-        self.fired(f"{part} terminated")
-        return time.monotonic() - begin
-
-    def send(self, part: str, sign: str) -> None:
-        """Any other signal: STOP, CONT, and what Postgres understands."""
-        os.kill(self.pid(part), signal.Signals[f"SIG{sign}"])
-
     def end(self, part: str, sign: str) -> None:
-        """Have it end by that signal; its supervisor starts it again."""
+        """Have it end by that signal, which nobody asked for; it is started again."""
         pid = self.pid(part)
-        os.kill(pid, signal.Signals[f"SIG{sign}"])
-        self.until_gone(pid)
+        self.signal(pid, sign)
+        self.until_gone(part, pid)
 
-    @contextmanager
-    def stopped(self, part: str) -> Iterator[None]:
+    @abstractmethod
+    def signal(self, pid: int, sign: str) -> None:
+        """Send a process a signal, behind the back of what supervises it."""
+
+    @abstractmethod
+    def wake(self, part: str) -> None:
+        """Have a part continue that stopped at a crash point."""
+
+    @abstractmethod
+    def terminate(self, part: str) -> float:
+        """SIGTERM; how many seconds it took to end. It is started again."""
+
+    @abstractmethod
+    def stopped(self, part: str) -> AbstractContextManager[None]:
         """It does nothing and is not gone."""
-        pid = self.pid(part)
-        os.kill(pid, signal.SIGSTOP)
-        self.fired(f"{part} stopped")
-        try:
-            yield
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
-    @contextmanager
-    def down(self, part: str, sign: str = "KILL") -> Iterator[None]:
+    @abstractmethod
+    def down(self, part: str, sign: str = "KILL") -> AbstractContextManager[None]:
         """It ends by that signal, and is not started again before the end; then it is waited for.
 
-        KILL, or the one that its supervisor stops it with anyway. Its supervisor is told first: one that stops
-        what it is just starting again loses the signal now and then, and waits for nothing.
+        KILL, or the one that it is stopped with anyway.
         """
-        pid = self.pid(part)
-        if sign == "KILL":
-            os.kill(pid, signal.SIGSTOP)  # it gets to do nothing about what its supervisor sends
-            self.instance.supervisor.stop(part)
-            os.kill(pid, signal.SIGKILL)
-        else:
-            assert sign == PARTS[part].stop_signal, (
-                f"{part} is stopped by {PARTS[part].stop_signal}"
-            )
-        self.instance.stop(part)
-        self.until_gone(pid)
-        self.fired(f"{part} down")
-        try:
-            yield
-        finally:
-            self.instance.start(part)
 
-    def wire(self, port: int) -> Wire:
-        """A wire to a port of this machine; what uses its own port can be cut off."""
-        return Wire((HOST, port))
+    @abstractmethod
+    def lose_data(self, part: str) -> None:
+        """Delete everything that a part which is down has stored."""
+
+    @abstractmethod
+    def wire(self, url: str) -> Wire:
+        """A wire to that database server; a part that is given its address can be cut off from it."""
+
+    @abstractmethod
+    def wire_to_broker(self) -> AbstractContextManager[Wire]:
+        """All workers reach the broker over one wire; they are restarted for it, and again afterwards."""
 
     @contextmanager
     def settings(self, extra: Settings) -> Iterator[None]:
@@ -237,45 +219,31 @@ class Lab:
         finally:
             self._use(before)
 
+    @abstractmethod
     def extra_worker(self, service: str) -> str:
         """Start one more worker of the service, and wait until it is ready; its name as a part."""
-        numbers = (n for n in range(2, 100) if f"{service}-worker-{n}" not in self._extras)
-        name = f"{service}-worker-{next(numbers)}"
-        self._extras[name] = ExtraWorker.start(
-            self.instance, service, name, crash_folder=self.crash_folder(name)
-        )
-        self.until_ready(name)
-        return name
 
+    @abstractmethod
     def end_extra(self, name: str, sign: str = "TERM") -> None:
         """End an extra worker for good."""
-        self._extras.pop(name).end(sign)
+
+    @abstractmethod
+    def migrate(self, migrations: Path) -> Migrator:
+        """Begin to migrate the order service's database to the migrations of this folder."""
 
     # ---- asking
 
+    @abstractmethod
     def pid(self, part: str) -> int:
-        """Of the running process; waits for one that is just being started."""
-        if part in self._extras:
-            return self._extras[part].pid
-        until(
-            lambda: self.instance.pid(part) is not None,
-            timeout_s=READY_WITHIN_S,
-            about=lambda: f"{part} has no process",
-        )
-        pid = self.instance.pid(part)
-        assert pid is not None
-        return pid
+        """Of its running process; waits for one that is just being started."""
 
-    def until_gone(self, pid: int) -> None:
-        def gone() -> bool:
-            for extra in self._extras.values():
-                extra.process.poll()  # or it would stay a zombie
-            try:
-                return not is_alive(psutil.Process(pid))
-            except psutil.NoSuchProcess:
-                return True
+    @abstractmethod
+    def until_gone(self, part: str, pid: int) -> None:
+        """Until this process of the part has ended."""
 
-        until(gone, timeout_s=GONE_WITHIN_S, about=lambda: f"process {pid} does not end")
+    @abstractmethod
+    def threads(self, part: str) -> int:
+        """How many threads it has now."""
 
     def until_ready(self, part: str) -> None:
         until(
@@ -285,15 +253,9 @@ class Lab:
             every_s=0.1,
         )
 
+    @abstractmethod
     def problem(self, part: str) -> str | None:
         """Why it is not ready, or None."""
-        if part not in self._extras:
-            return self.instance.problem(part)
-        try:
-            answer = httpx.get(f"{self.url(part)}/health/ready", timeout=5)
-        except httpx.TransportError as error:
-            return repr(error)
-        return None if answer.status_code == 200 else answer.text
 
     def metric(self, part: str, name: str, **labels: str) -> float:
         """The sum of a metric's series that have these labels; 0 when there is none."""
@@ -305,10 +267,19 @@ class Lab:
             if line.startswith((f"{name} ", f"{name}{{")) and all(text in line for text in wanted)
         )
 
+    @property
+    @abstractmethod
+    def kafka_bootstrap(self) -> str:
+        """The broker's address on this machine."""
+
+    @abstractmethod
+    def postgres_url(self, database: str, role: str) -> str:
+        """On this machine. The database "postgres" is that of the order service's server."""
+
     @contextmanager
     def postgres(self, database: str, role: str = "postgres") -> Iterator[Any]:
         """A connection that commits each statement; by default as superuser."""
-        connection = psycopg2.connect(self.instance.postgres_url(database, role))
+        connection = psycopg2.connect(self.postgres_url(database, role))
         try:
             connection.autocommit = True
             yield connection
@@ -321,53 +292,45 @@ class Lab:
             cursor.execute(statement, values or None)
             return list(cursor.fetchall()) if cursor.description else []
 
-    def log(self, part: str) -> Path:
-        return self.instance.layout.log(part)
+    @abstractmethod
+    def log(self, part: str) -> str:
+        """Everything that it has written so far."""
+
+    @abstractmethod
+    def keep_logs(self, folder: Path) -> None:
+        """Copy the logs of all parts into the folder, which is there."""
 
     def crash_folder(self, part: str) -> Path:
+        """Where the part looks whether it is to die, and takes the order away."""
         folder = self.home / "crash" / part
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o777)  # in a container it is another user
         return folder
 
     # ---- making whole
 
+    @abstractmethod
     def heal(self) -> None:
         """Whatever a fault has left behind: everything runs, with the usual settings, and nothing is armed."""
-        self._let_all_go()
-        if self._settings != self._basic:
-            self._use(self._basic)
-        self.instance.start_all()
 
-    def _let_all_go(self) -> None:
+    @abstractmethod
+    def _use(self, settings: Settings) -> None:
+        """Restart the parts whose settings these are not yet, and wait until they are ready."""
+
+    def _changed(self, settings: Settings) -> list[str]:
+        """The parts for which these settings are others than the present ones."""
+        return [name for name in PARTS if of_part(name, settings) != of_part(name, self._settings)]
+
+    def _disarm(self) -> None:
         for armed in (self.home / "crash").glob("*/*"):
             armed.unlink(missing_ok=True)
-        for name in list(self._extras):
-            self.end_extra(name, "KILL")
-        for part in PARTS if self.instance.is_running() else ():
-            if (pid := self.instance.pid(part)) is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
 
-    def _use(self, settings: Settings) -> None:
-        changed = [
-            part.name
-            for part in PARTS.values()
-            if _of_part(part.name, settings) != _of_part(part.name, self._settings)
-        ]
-        self._settings = settings
-        self.instance = Instance(
-            self.home, ports=self.instance.ports, environment=settings, say=self.say
-        )
-        if changed:
-            self.instance.start(*changed)
-
-    def _crash_folders(self, parts: Mapping[str, Part]) -> Settings:
-        # Of our own processes: what Postgres and Kafka get are settings of the server.
-        return {
-            name: {"CRASH_FOLDER": str(self.crash_folder(name))}
-            for name, part in parts.items()
-            if part.service
-        }
+    def _http_problem(self, part: str) -> str | None:
+        try:
+            answer = httpx.get(f"{self.url(part)}/health/ready", timeout=5)
+        except httpx.TransportError as error:
+            return repr(error)
+        return None if answer.status_code == 200 else answer.text
 
 
 def merged(*several: Settings) -> Settings:
@@ -379,5 +342,12 @@ def merged(*several: Settings) -> Settings:
     return result
 
 
-def _of_part(name: str, settings: Settings) -> dict[str, str]:
+def of_part(name: str, settings: Settings) -> dict[str, str]:
+    """What the part gets: its service's, and its own on top."""
     return dict(settings.get(PARTS[name].service, {})) | dict(settings.get(name, {}))
+
+
+def spare_name(service: str, taken: Mapping[str, object]) -> str:
+    """A name for one more worker of the service."""
+    numbers = (n for n in range(2, 100) if f"{service}-worker-{n}" not in taken)
+    return f"{service}-worker-{next(numbers)}"

@@ -60,9 +60,9 @@ class ExtraWorker:
             self.process.wait(STOP_LIMIT_S)
 
 
-def shorten_sessions(instance: Instance, seconds: float) -> None:
+def shorten_sessions(bootstrap: str, seconds: float) -> None:
     """Have the broker give up silent workers of our services after so long."""
-    admin = AdminClient({"bootstrap.servers": instance.kafka_bootstrap, "log_level": 0})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     options = {
         "consumer.session.timeout.ms": str(round(seconds * 1000)),
         "consumer.heartbeat.interval.ms": str(HEARTBEAT_MS),

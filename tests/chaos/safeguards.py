@@ -31,6 +31,7 @@ _CHECKS_AGAINST_OVERSELL: Final = (
 )
 
 OpenLab = Callable[[int, Callable[[str], None], Settings], AbstractContextManager[Lab]]
+"""Of a seed, of who is told what happens, and of settings beside the usual ones."""
 
 
 def show(

@@ -10,12 +10,12 @@ import pytest
 from tests.chaos import __main__ as command
 from tests.chaos import safeguards
 from tests.chaos.campaign import Result, Run, conclude, describe, table
-from tests.chaos.fault import Fault
+from tests.chaos.fault import PLACES, Fault, Place
 from tests.chaos.faults import FAULTS
 from tests.chaos.history import Answer
 from tests.chaos.lab import merged
 from tests.chaos.load import MIX, Load
-from tests.chaos.rotation import DAYS, LEVELS, of_the_day
+from tests.chaos.rotation import DAYS, is_in_rotation, of_the_day
 
 
 def a_fault(name: str = "a") -> Fault:
@@ -45,22 +45,35 @@ def test_a_run_whose_fault_did_not_fire_fails() -> None:
     assert "the fault did not fire" in result.problems
 
 
-def test_every_fault_is_listed_with_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--list"]) == 0
+@pytest.mark.parametrize("place", PLACES)
+def test_every_fault_is_listed_with_what_it_shows_or_why_it_is_left_out(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--containers"] if place == "in containers" else []
+    assert command.main(["--list", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     for (name, fault), line in zip(FAULTS.items(), lines, strict=True):
         assert line.split()[0] == name == fault.name
-        assert line.endswith(fault.shows)
+        assert line.endswith(fault.left_out.get(place, fault.shows))
         assert len(fault.shows) > 20
 
 
-def test_the_short_campaign_has_every_process_fault_within_some_days() -> None:
+def test_every_fault_runs_somewhere_and_who_asks_for_it_elsewhere_is_told_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert [name for name, fault in FAULTS.items() if set(PLACES) <= set(fault.left_out)] == []
+    assert command.main(["--fault", "broker-cut-off"]) == command.COULD_NOT_RUN
+    assert FAULTS["broker-cut-off"].left_out["natively"] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_short_campaign_has_every_fault_of_its_levels_within_some_days(place: Place) -> None:
     first = datetime.date(2026, 1, 1)
-    days = [of_the_day(list(FAULTS.values()), first + datetime.timedelta(n)) for n in range(DAYS)]
+    faults = list(FAULTS.values())
+    dates = [first + datetime.timedelta(n) for n in range(DAYS[place])]
+    days = [of_the_day(faults, date, place) for date in dates]
     seen = [fault.name for day in days for fault in day]
-    assert sorted(seen) == sorted(
-        n for n, f in FAULTS.items() if f.level in LEVELS and not f.needs_root
-    )
+    assert sorted(seen) == sorted(f.name for f in faults if is_in_rotation(f, place))
     assert max(map(len, days)) - min(map(len, days)) <= 1
 
 
@@ -85,21 +98,26 @@ def test_the_table_says_what_held_and_what_did_not() -> None:
     assert describe(bad).startswith("✗ bad")
 
 
-def test_the_table_goes_between_the_markers_of_a_document(tmp_path: Path) -> None:
+def test_the_tables_go_between_the_markers_of_a_document(tmp_path: Path) -> None:
     document = tmp_path / "chaos.md"
-    document.write_text(f"before\n{command.BEGIN}\nold\n{command.END}\nafter\n")
-    command.write_markdown(document, [conclude(a_run(fired=2))], seed=7)
+    blocks = [f"{begin}\nold\n{end}" for begin, end in command.MARKERS.values()]
+    document.write_text("before\n{}\nbetween\n{}\nafter\n".format(*blocks))
+    for seed, place in enumerate(PLACES):
+        command.write_markdown(document, [conclude(a_run(fired=2))], seed=seed, place=place)
     text = document.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "Seed 7: 1 faults, 1 orders, fired 2 times." in text
+    natively, containers = text.split("between")
+    assert natively.startswith("before\n")
+    assert "Seed 0: 1 faults, 1 orders, fired 2 times." in natively
+    assert "Seed 1: 1 faults, 1 orders, fired 2 times." in containers
+    assert containers.endswith("after\n")
     assert "old" not in text
 
 
 def test_the_document_has_the_markers_and_names_every_fault() -> None:
     text = (Path(__file__).parents[2] / "docs" / "chaos.md").read_text()
-    assert command.BEGIN in text
-    assert command.END in text
+    assert [
+        marker for pair in command.MARKERS.values() for marker in pair if marker not in text
+    ] == []
     assert [name for name in FAULTS if f"`{name}`" not in text] == []
 
 

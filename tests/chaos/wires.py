@@ -46,6 +46,8 @@ class Wire:
     """Carries the bytes of any number of connections both ways, until it is closed."""
 
     server: tuple[str, int]
+    host: str = HOST
+    """Where it listens; clients in containers reach an address of their network only."""
     cuts: list[Moment] = field(default_factory=list)
     """The cuts inside COMMIT that really happened."""
     accepted: int = 0
@@ -56,7 +58,7 @@ class Wire:
     """Chunks that were late or took long."""
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server((HOST, 0), backlog=128)
+        self._listener = socket.create_server((self.host, 0), backlog=128)
         self.address: tuple[str, int] = self._listener.getsockname()
         self._quality = PERFECT
         self._armed: Moment | None = None
@@ -250,11 +252,16 @@ class _Connection:
 @contextmanager
 def a_wire(url: str) -> Iterator[tuple[Wire, str]]:
     """A wire to the database server of `url`, and the URL that leads over it."""
+    with Wire(server_of(url)) as wire:
+        yield wire, wire.over(url)
+
+
+def server_of(url: str) -> tuple[str, int]:
+    """Where the database server of this URL listens."""
     address = make_url(url)
     assert address.host is not None
     assert address.port is not None
-    with Wire((address.host, address.port)) as wire:
-        yield wire, wire.over(url)
+    return address.host, address.port
 
 
 def _shut(end: socket.socket) -> None:

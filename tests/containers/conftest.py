@@ -28,7 +28,7 @@ ORDER: Final = (
     "test_upgrades",
     "test_scaling",
     "test_lifecycle",
-    "test_crashes",
+    "test_faults",
 )
 
 Measured = dict[str, str]

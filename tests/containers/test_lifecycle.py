@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.containers import trading
 from tests.containers.conftest import Measured
 from tests.support.compose import APIS, LONG_RUNNING, WORKERS, Project
 from tests.support.shop import Shop
-from tests.support.traffic import Traffic
 
 
 def _restart(project: Project) -> None:
@@ -53,19 +53,19 @@ def test_every_order_is_kept(
 def test_stopping_under_load_ends_every_program_in_time_and_loses_nothing(
     project: Project, measured: Measured
 ) -> None:
-    with Traffic(project) as traffic:
-        traffic.until_more(10)
+    with trading.customers(project, seed=4) as load:
+        load.until_more(10)
         begin = monotonic()
         project.compose("stop")
         took_s = monotonic() - begin
         states = {name: project.container(name).attrs["State"] for name in LONG_RUNNING}
         project.up()
-        traffic.until_more(5)
+        load.until_more(5)
     measured["stop, everything under load"] = f"{took_s:.1f} s"
     codes = {name: state["ExitCode"] for name, state in states.items()}
     assert set(codes.values()) <= STOPPED_BY_THEMSELVES, codes
     assert not any(state["OOMKilled"] for state in states.values())
-    traffic.check()
+    trading.check(project, load)
     for name in (*APIS, *WORKERS):
         assert not [line for line in project.logs(name) if "Traceback" in line], name
 

@@ -9,8 +9,8 @@ from confluent_kafka.admin import AdminClient
 from docker.models.containers import Container
 from ecom_contracts.topics import ALL_TOPICS
 
+from tests.containers import trading
 from tests.support.compose import Project, execute
-from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 
 WORKERS: Final = 3
@@ -46,14 +46,14 @@ def test_three_workers_share_the_work_and_do_nothing_twice(
         return len(members) == WORKERS and all(members) and sorted(every) == sorted(wanted)
 
     eventually(shared, within_s=30)
-    with Traffic(project) as traffic:
-        traffic.until_more(40)
+    with trading.customers(project, seed=3) as load:
+        load.until_more(40)
     # Before the books are checked: each has had something to do.
     handled = [_handled(worker) for worker in three_workers]
     assert all(count > 0 for count in handled), handled
     leaders = [_metric(worker, "ecom_relay_leader") for worker in three_workers]
     assert sum(leaders) == 1
-    assert traffic.check() >= 40
+    trading.check(project, load)
 
 
 def _assigned(admin: AdminClient) -> list[list[Partition]]:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.containers import trading
 from tests.support.compose import Project
 from tests.support.shop import Shop
-from tests.support.traffic import Traffic
 
 IN_THE_IMAGE: Final = "/app/migrations"
 GOOD: Final = (
@@ -66,13 +66,14 @@ def test_a_migration_that_fails_keeps_the_service_from_starting_and_says_why(
 
 def test_a_migration_runs_while_the_old_version_serves(project: Project) -> None:
     mount = f"{_written(project, GOOD)}:{IN_THE_IMAGE}/{GOOD[0]}:ro"
-    with Traffic(project) as traffic:
-        traffic.until_more(5)
+    with trading.customers(project, seed=5) as load:
+        load.until_more(5)
         done = project.compose("run", "--rm", "--no-deps", "--volume", mount, "order_migrate")
-        traffic.until_more(5)
+        load.until_more(5)
     assert done.stdout.strip() == "1 applied; the schema is at 900"
-    assert traffic.refused == {}
-    assert traffic.check() >= 10
+    failed = [answer for answer in load.history if answer.status == 0 or answer.status >= 500]
+    assert failed == []
+    trading.check(project, load)
     columns = "SELECT count(*) FROM information_schema.columns WHERE column_name = 'gift_note'"
     assert project.sql("order_postgres", "orderdb", columns) == ["1"]
 

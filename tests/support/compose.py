@@ -6,7 +6,6 @@ Compose's command line starts and stops things, as people do; what is running is
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import docker
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import ImageNotFound
 from docker.models.containers import Container
 from ecom_local import tokens
 from ecom_local.environment import inherited
@@ -58,7 +57,6 @@ SHORT_WAITS: Final = {
 COMMAND_TIMEOUT_S: Final = 300
 # The first build on a machine downloads and compiles.
 BUILD_TIMEOUT_S: Final = 1200
-POLL_S: Final = 0.1
 
 
 def why_no_engine() -> str | None:
@@ -153,29 +151,6 @@ class Project:
             command += ["--file", str(file)]
         return _run([*command, *arguments], check=check, timeout_s=timeout_s)
 
-    def crash(self, service: str) -> None:
-        """Kill its first process, as a crash would. Through the engine's API the engine would take it for
-        a stop that somebody wants; the pid is that of the engine's machine, which may be a virtual one."""
-        pid = self.container(service).attrs["State"]["Pid"]
-        assert pid, f"{service} does not run"
-        self.engine.containers.run(
-            BASE_IMAGE,
-            ["sh", "-c", f"kill -9 {pid}"],
-            pid_mode="host",
-            network_mode="none",
-            user="0",
-            remove=True,
-        )
-
-    def until_ready(self, service: str, *, other_than: str, within_s: float = 90) -> None:
-        """Until a process that did not start at `other_than` passes the container's own health check."""
-        deadline = time.monotonic() + within_s
-        while not self._is_ready(service, other_than):
-            assert time.monotonic() < deadline, (
-                f"{service} is not back after {within_s} s: {self.container(service).attrs['State']}"
-            )
-            time.sleep(POLL_S)
-
     def remove(self) -> None:
         """Containers, networks, volumes and the images made for this project."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
@@ -202,9 +177,6 @@ class Project:
         ]
         found: list[Container] = self.engine.containers.list(all=True, filters={"label": labels})
         return found
-
-    def started_at(self, service: str) -> str:
-        return str(self.container(service).attrs["State"]["StartedAt"])
 
     def logs(self, service: str) -> list[str]:
         """The lines that its containers have written so far."""
@@ -240,17 +212,6 @@ class Project:
         """The rows of a query by the superuser, columns parted by `|`."""
         psql = ["psql", "-X", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-Atc"]
         return self.execute(service, *psql, query).splitlines()
-
-    def _is_ready(self, service: str, other_than: str) -> bool:
-        container = self.container(service)
-        state = container.attrs["State"]
-        if state["Status"] != "running" or state["StartedAt"] == other_than:
-            return False
-        _, *check = container.attrs["Config"]["Healthcheck"]["Test"]
-        try:
-            return bool(container.exec_run(check).exit_code == 0)
-        except (APIError, NotFound):
-            return False
 
 
 def execute(container: Container, *command: str) -> str:

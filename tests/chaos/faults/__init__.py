@@ -11,13 +11,15 @@ from tests.chaos.faults import (
     handlers,
     messages,
     migrations,
+    network,
+    parts,
     processes,
     provider,
     workers,
 )
 
 _MODULES: Final = (
-    processes, workers, buyers, handlers, clocks, migrations,
+    parts, processes, workers, network, buyers, handlers, clocks, migrations,
     broker, database, messages, provider,
 )  # fmt: skip
 

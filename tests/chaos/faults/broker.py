@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from ecom_contracts.topics import ALL_TOPICS
 from ecom_local.parts import SERVICES
-from ecom_local.ports import HOST, Ports
 
 from tests.chaos.fault import Fault
-from tests.chaos.lab import SESSION_TIMEOUT_S, WORKERS, Lab
+from tests.chaos.lab import SESSION_TIMEOUT_S, Lab
 from tests.chaos.members import shorten_sessions
 from tests.chaos.topics import Topics
 from tests.chaos.wires import Wire
@@ -53,8 +49,8 @@ def _killed(lab: Lab) -> None:
 def _emptied(lab: Lab) -> None:
     known = lab.sql("orderdb", "SELECT count(*) FROM catalogue_items")
     with lab.down("kafka"):
-        shutil.rmtree(lab.instance.layout.kafka / "data")
-    topics = Topics(lab.instance.kafka_bootstrap)
+        lab.lose_data("kafka")
+    topics = Topics(lab.kafka_bootstrap)
     until(
         lambda: all(topics.exists(topic.name) for topic in ALL_TOPICS),
         timeout_s=DRAINED_WITHIN_S,
@@ -62,14 +58,15 @@ def _emptied(lab: Lab) -> None:
         every_s=0.5,
     )
     # Groups, and how soon they give a member up, were among the data.
-    shorten_sessions(lab.instance, SESSION_TIMEOUT_S)
+    shorten_sessions(lab.kafka_bootstrap, SESSION_TIMEOUT_S)
     lab.fired("kafka emptied")
     until_drained(lab)
     assert lab.sql("orderdb", "SELECT count(*) FROM catalogue_items") == known
 
 
 def _slow(lab: Lab) -> None:
-    with _workers_over_a_wire(lab) as wire:
+    with lab.wire_to_broker() as wire:
+        _until_used(lab, wire)
         for name, slowness in (
             ("late", wire.slow(delay_s=DELAY_S)),
             ("narrow", wire.slow(bytes_per_s=NARROW_BYTES_PER_S)),
@@ -84,7 +81,8 @@ def _slow(lab: Lab) -> None:
 
 
 def _silent(lab: Lab) -> None:
-    with _workers_over_a_wire(lab) as wire:
+    with lab.wire_to_broker() as wire:
+        _until_used(lab, wire)
         begin = time.monotonic()
         with wire.black_hole():
             time.sleep(SILENT_S)
@@ -95,25 +93,9 @@ def _silent(lab: Lab) -> None:
         until_drained(lab)
 
 
-@contextmanager
-def _workers_over_a_wire(lab: Lab) -> Iterator[Wire]:
-    """All workers reach the broker over one wire: by a listener of its own, whose address is the wire's.
-
-    A broker tells its clients where to connect to, so it must name the wire itself.
-    """
-    ports, beside = lab.instance.ports, Ports.free().kafka
-    plain = f"PLAINTEXT://{HOST}:{ports.kafka}"
-    with lab.wire(beside) as wire:
-        over = f"{HOST}:{wire.address[1]}"
-        kafka = {
-            "listeners": f"{plain},CONTROLLER://{HOST}:{ports.kafka_controller},OUTSIDE://{HOST}:{beside}",
-            "advertised.listeners": f"{plain},OUTSIDE://{over}",
-        }
-        workers = {worker: {"KAFKA_BOOTSTRAP_SERVERS": over} for worker in WORKERS}
-        with lab.settings({"kafka": kafka, **workers}):
-            lab.load.until_more(5)
-            assert wire.accepted, "no worker uses the wire"
-            yield wire
+def _until_used(lab: Lab, wire: Wire) -> None:
+    lab.load.until_more(5)
+    assert wire.accepted, "no worker uses the wire"
 
 
 def outbox(lab: Lab, *services: str) -> int:

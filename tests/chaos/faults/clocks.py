@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 from tests.chaos.fault import Fault
-from tests.chaos.lab import Lab, Settings
+from tests.chaos.lab import WRONG_CLOCK, Lab, Settings
 
-WRONG_CLOCK: Final = Path(__file__).parents[1] / "wrong_clock"
 # Every pair of processes that talk to each other is 20 minutes apart; the deadline is some seconds.
 MINUTES: Final = {
     "order-api": 10,
@@ -44,7 +42,7 @@ def _clocks_apart(lab: Lab) -> None:
 
 def _off_by_s(lab: Lab, part: str) -> float:
     """By the last line of its log, which was written after its start, some seconds ago."""
-    lines = [line for line in lab.log(part).read_text().splitlines() if line.startswith("{")]
+    lines = [line for line in lab.log(part).splitlines() if line.startswith("{")]
     at = datetime.fromisoformat(json.loads(lines[-1])["at"])
     return (at - datetime.now(UTC)).total_seconds()
 

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 import httpx
-import psutil
 import psycopg2
 from ecom_local.parts import DATABASES, PARTS, SERVICES
 
@@ -17,8 +16,9 @@ from tests.chaos import disks
 from tests.chaos.fault import Fault
 from tests.chaos.faults.broker import only_good_answers, outbox
 from tests.chaos.lab import WORKERS, Lab, Settings
+from tests.chaos.native_lab import natively
 from tests.chaos.probing import confirmed_within
-from tests.chaos.wires import Moment, Wire
+from tests.chaos.wires import Moment, Wire, server_of
 from tests.support.shop import until
 
 CUTS: Final = 6
@@ -59,7 +59,11 @@ SLOW_COMMIT_S: Final = 0.03
 def _cut_in_commit(lab: Lab) -> None:
     api, workers = ("order-api",), WORKERS
     with ExitStack() as stack:
-        wires = [stack.enter_context(_over_a_wire(lab, parts)) for parts in (api, workers)]
+        wires = [
+            wire
+            for parts in (api, workers)
+            for wire in stack.enter_context(_over_wires(lab, parts))
+        ]
         lab.load.until_more(5)
         for number in range(2 * CUTS):
             moment: Moment = "before" if number % 2 else "after"
@@ -75,34 +79,36 @@ def _cut(wire: Wire, moment: Moment) -> None:
 
 
 def _stopped_at_once(lab: Lab) -> None:
-    for _ in range(STOPS):
-        before = _recoveries(lab)
-        lab.end("postgres", "QUIT")
-        lab.until_ready("postgres")
-        assert _recoveries(lab) > before, "it had nothing to recover"
-        lab.fired("postgres stopped at once")
+    for number in range(STOPS):
+        server = lab.databases[number % len(lab.databases)]
+        before = _recoveries(lab, server)
+        lab.end(server, "QUIT")
+        lab.until_ready(server)
+        assert _recoveries(lab, server) > before, "it had nothing to recover"
+        lab.fired(f"{server} stopped at once")
         lab.load.until_more(5)
 
 
-def _recoveries(lab: Lab) -> int:
-    return lab.log("postgres").read_text().count("was not properly shut down")
+def _recoveries(lab: Lab, server: str) -> int:
+    return lab.log(server).count("was not properly shut down")
 
 
 def _silent(lab: Lab) -> None:
-    """From the order service only; the others share the server, and notice nothing."""
-    with _over_a_wire(lab, ("order-api", "order-worker")) as wire:
+    """From the order service only; the others, who may share the server, notice nothing."""
+    api = "order-api"
+    with _over_wires(lab, (api, "order-worker")) as [wire]:
         lab.load.until_more(5)
-        api = psutil.Process(lab.pid("order-api"))
-        threads, connections = api.num_threads(), wire.accepted
+        pid, threads, connections = lab.pid(api), lab.threads(api), wire.accepted
         begin = time.monotonic()
         with wire.black_hole():
             _live_without_answers(lab, begin)
-            assert api.num_threads() <= threads + MORE_THREADS, f"{api.num_threads()} threads"
+            more = lab.threads(api) - threads
+            assert more <= MORE_THREADS, f"{more} threads more"
         opened = wire.accepted - connections
         assert opened <= MORE_CONNECTIONS, f"{opened} connections were tried"
         lab.fired("postgres silent: chunks held", wire.held)
-        _no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
-        assert api.is_running(), "the api was restarted"
+        no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
+        assert lab.pid(api) == pid, "the api was restarted"
 
 
 def _live_without_answers(lab: Lab, begin: float) -> None:
@@ -122,7 +128,7 @@ def _live_without_answers(lab: Lab, begin: float) -> None:
     assert took_s < FAST_S, f"it took {took_s:.1f} s to say that the database does not answer"
 
 
-def _no_longer_than(lab: Lab, limit_s: float, *, since: float) -> None:
+def no_longer_than(lab: Lab, limit_s: float, *, since: float) -> None:
     answers = [answer for answer in lab.load.history if answer.asked_at >= since]
     slowest = max(answer.answered_at - answer.asked_at for answer in answers)
     assert slowest <= limit_s, f"a request took {slowest:.1f} s"
@@ -172,7 +178,8 @@ def _is_sent_soon(lab: Lab) -> None:
 
 
 def _full(lab: Lab) -> None:
-    data = lab.instance.layout.postgres / "data"
+    instance = natively(lab).instance
+    data = instance.layout.postgres / "data"
     with ExitStack() as mounted:
         with lab.down("postgres", "INT"):
             mounted.enter_context(disks.small(data, spare_bytes=SPARE_BYTES))
@@ -187,18 +194,18 @@ def _full(lab: Lab) -> None:
             _use_up_the_log(lab)
             time.sleep(FULL_S)
         lab.fired("writes that found no space", _no_space(lab) - failures)
-        lab.instance.start("postgres")
+        instance.start("postgres")
         assert confirmed_within(lab.load, FULL_WITHIN_S), (
             "it does not work again with room on the disk"
         )
-        _no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
+        no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
         with lab.down("postgres", "INT"):
             mounted.close()
     lab.fired("postgres on its own disk again")
 
 
 def _no_space(lab: Lab) -> int:
-    return lab.log("postgres").read_text(errors="replace").count("No space left on device")
+    return lab.log("postgres").count("No space left on device")
 
 
 def _use_up_the_log(lab: Lab) -> None:
@@ -213,7 +220,7 @@ def _use_up_the_log(lab: Lab) -> None:
 
 def _slow_disk(lab: Lab) -> None:
     assert disks.can_be_slow(), "this kernel has no control group that limits writes"
-    data = lab.instance.layout.postgres / "data"
+    data = natively(lab).instance.layout.postgres / "data"
     before_s, begin = _commit_s(lab), time.monotonic()
     with disks.slow(lab.pid("postgres"), data, writes_per_s=WRITES_PER_S):
         while time.monotonic() < begin + SLOW_DISK_S:
@@ -222,7 +229,7 @@ def _slow_disk(lab: Lab) -> None:
                 lab.fired("slow commits")
             time.sleep(1)
         assert outbox(lab) < lab.load.placed, "nothing is published any more"
-    _no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
+    no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
 
 
 def _commit_s(lab: Lab) -> float:
@@ -234,16 +241,19 @@ def _commit_s(lab: Lab) -> float:
 
 
 @contextmanager
-def _over_a_wire(lab: Lab, parts: tuple[str, ...]) -> Iterator[Wire]:
-    """The parts reach their database over one wire; restarted for it, and again afterwards."""
-    with lab.wire(lab.instance.ports.postgres) as wire:
-        settings = {}
+def _over_wires(lab: Lab, parts: tuple[str, ...]) -> Iterator[list[Wire]]:
+    """The parts reach their databases over wires, one for each server; restarted for it, and again afterwards."""
+    settings: dict[str, dict[str, str]] = {}
+    wires: dict[tuple[str, int], Wire] = {}
+    with ExitStack() as stack:
         for part in parts:
             own = DATABASES[PARTS[part].service]
-            url = lab.instance.postgres_url(own.name, own.service_role)
-            settings[part] = {"DATABASE_URL": wire.over(url)}
+            url = lab.postgres_url(own.name, own.service_role)
+            if server_of(url) not in wires:
+                wires[server_of(url)] = stack.enter_context(lab.wire(url))
+            settings[part] = {"DATABASE_URL": wires[server_of(url)].over(url)}
         with lab.settings(settings):
-            yield wire
+            yield list(wires.values())
 
 
 FAULTS: Final = (
@@ -285,6 +295,7 @@ FAULTS: Final = (
         level="database",
         inject=_full,
         needs_root=True,
+        left_out={"in containers": "the small disk is mounted over a folder of this machine"},
     ),
     Fault(
         name="postgres-disk-slow",
@@ -292,5 +303,6 @@ FAULTS: Final = (
         level="database",
         inject=_slow_disk,
         needs_root=True,
+        left_out={"in containers": "the engine sets a container's limits when it makes it"},
     ),
 )

@@ -70,7 +70,7 @@ def _redrive(lab: Lab) -> None:
 
 
 def _sessions(lab: Lab) -> Sessions:
-    url = lab.instance.postgres_url("inventorydb", "inventory_service")
+    url = lab.postgres_url("inventorydb", "inventory_service")
     return make_sessions(make_engine(url, application_name="chaos", pool_size=1))
 
 

@@ -51,7 +51,7 @@ OLD: Final = "30 days"
 
 
 def _thrice(lab: Lab) -> None:
-    topics = Topics(lab.instance.kafka_bootstrap)
+    topics = Topics(lab.kafka_bootstrap)
     seen: set[tuple[str, bytes | None]] = set()
     copied = 0
 
@@ -81,7 +81,7 @@ def _reorder(lab: Lab, service: str, *, commands: str, events: str) -> None:
 
     Messages of one key land in several partitions, so that their reader gets them in any order.
     """
-    topics = Topics(lab.instance.kafka_bootstrap)
+    topics = Topics(lab.kafka_bootstrap)
     with ExitStack() as until_answered:
         with lab.down(f"{service}-worker", "TERM"):
             begin = topics.ends(commands)
@@ -118,7 +118,7 @@ def _turned(records: Sequence[Record]) -> Iterator[bytes | None]:
 
 
 def _replayed(lab: Lab) -> None:
-    topics = Topics(lab.instance.kafka_bootstrap)
+    topics = Topics(lab.kafka_bootstrap)
     lab.load.until_more(ORDERS)
     _until_handled(topics)
     for service in SERVICES:
@@ -131,7 +131,7 @@ def _replayed(lab: Lab) -> None:
 
 
 def _pruned_and_replayed(lab: Lab) -> None:
-    topics = Topics(lab.instance.kafka_bootstrap)
+    topics = Topics(lab.kafka_bootstrap)
     lab.load.until_more(ORDERS)
     _until_handled(topics)
     for service in SERVICES:
@@ -173,7 +173,7 @@ def _id(record: Record) -> str | None:
 
 
 def _poisoned(lab: Lab) -> None:
-    topics = Topics(lab.instance.kafka_bootstrap)
+    topics = Topics(lab.kafka_bootstrap)
     begin = {s: topics.ends(dead_letter_topic(f"{s}_service").name) for s in SERVICES}
     unknown = {service: _received(lab, service, "unknown_type") for service in SERVICES}
     for service, names in READ_BY.items():
@@ -297,7 +297,7 @@ def _open_letters(lab: Lab, service: str) -> list[int]:
 @contextmanager
 def _letters(lab: Lab, service: str) -> Iterator[Session]:
     own = DATABASES[service]
-    url = lab.instance.postgres_url(own.name, own.service_role)
+    url = lab.postgres_url(own.name, own.service_role)
     engine = make_engine(url, application_name="chaos", pool_size=1)
     try:
         with make_sessions(engine)() as session:

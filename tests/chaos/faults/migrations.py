@@ -7,21 +7,16 @@ the code.
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from ecom_local.parts import DATABASES
-from ecom_local.paths import FLYWAY_COMMAND
 
 from tests.chaos.fault import Fault
-from tests.chaos.lab import Lab
+from tests.chaos.lab import MIGRATED_WITHIN_S, Lab, Migrator
 from tests.support.shop import until
 
 NEXT: Final = "V9001"
@@ -35,7 +30,6 @@ UNDO: Final = f"""
     DROP TABLE IF EXISTS chaos;
     ALTER TABLE orders DROP COLUMN IF EXISTS chaos;
     DELETE FROM flyway_schema_history WHERE version = '{NEXT[1:]}'"""
-FINISHES_WITHIN_S: Final = 90.0
 MEANWHILE: Final = 10
 ANSWERS_WITHIN_S: Final = 8.0
 """Longest that a customer may wait meanwhile: a lock's time-out, tried again a few times."""
@@ -51,26 +45,11 @@ class Release:
         (self.folder / f"{NEXT}__chaos.sql").write_text(sql)
         self._lab = lab
 
-    def start(self) -> subprocess.Popen[str]:
-        url = self._lab.instance.postgres_url("orderdb", "order_owner")
-        return subprocess.Popen(
-            [sys.executable, "-m", "ecom_common.flyway", "migrate", "--migrations", self.folder],
-            env=os.environ | {"MIGRATION_DATABASE_URL": url, "FLYWAY_COMMAND": str(FLYWAY_COMMAND)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A group of its own, so that Flyway and its Java die together.
-            start_new_session=True,
-        )
+    def start(self) -> Migrator:
+        return self._lab.migrate(self.folder)
 
     def run(self) -> tuple[int, str]:
-        return finished(self.start())
-
-
-def finished(migrator: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit code and what it said."""
-    output, _ = migrator.communicate(timeout=FINISHES_WITHIN_S)
-    return migrator.returncode, output
+        return self.start().finished()
 
 
 @contextmanager
@@ -121,7 +100,7 @@ def _fails(lab: Lab) -> None:
 
 def _two_migrators(lab: Lab) -> None:
     with _release(lab, ADDS) as release:
-        outcomes = [finished(migrator) for migrator in [release.start(), release.start()]]
+        outcomes = [migrator.finished() for migrator in [release.start(), release.start()]]
         assert [code for code, _ in outcomes] == [0, 0], outcomes
         assert _applied(lab) == 1
         assert lab.sql("orderdb", "SELECT count(*) FROM chaos") == [(1,)]
@@ -131,11 +110,11 @@ def _two_migrators(lab: Lab) -> None:
 def _killed(lab: Lab) -> None:
     with _release(lab, TAKES_LONG) as release:
         migrator = release.start()
-        until(lambda: _sleeps(lab), timeout_s=FINISHES_WITHIN_S, about=lambda: "it never began")
-        os.killpg(migrator.pid, signal.SIGKILL)
-        finished(migrator)
+        until(lambda: _sleeps(lab), timeout_s=MIGRATED_WITHIN_S, about=lambda: "it never began")
+        migrator.kill()
+        migrator.finished()
         lab.fired("migrator killed mid-way")
-        until(lambda: not _sleeps(lab), timeout_s=FINISHES_WITHIN_S)
+        until(lambda: not _sleeps(lab), timeout_s=MIGRATED_WITHIN_S)
         assert not _has_table(lab), "half of it has stayed"
         code, output = release.run()
         assert code == 0, output

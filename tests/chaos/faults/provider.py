@@ -139,9 +139,9 @@ def _until_flagged(lab: Lab, placed: Placed) -> list[str]:
 def _away(lab: Lab) -> None:
     """Its book cannot be reached: whatever was asked is unknown, and is asked again."""
     book = DATABASES["provider"]
-    url = lab.instance.postgres_url(book.name, book.service_role)
+    url = lab.postgres_url(book.name, book.service_role)
     with (
-        lab.wire(lab.instance.ports.postgres) as wire,
+        lab.wire(url) as wire,
         lab.settings({"payment-worker": {"PROVIDER_DATABASE_URL": wire.over(url)}}),
     ):
         lab.load.until_more(5)

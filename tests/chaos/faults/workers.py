@@ -31,7 +31,7 @@ def _stopped_relay_comes_back(lab: Lab) -> None:
         lab.fired("another relay leads")
         lab.load.until_more(MORE_ORDERS)
     finally:
-        lab.send("order-worker", "CONT")
+        lab.wake("order-worker")
     until(
         lambda: not _leads(lab, "order-worker"),
         timeout_s=LEADS_WITHIN_S,
@@ -93,7 +93,7 @@ def _stopped_past_its_session(lab: Lab) -> None:
             )
             time.sleep(SESSION_TIMEOUT_S)
         finally:
-            lab.send(part, "CONT")
+            lab.wake(part)
         lab.until_ready(part)
         lab.load.until_more(MORE_ORDERS // 2)
         lab.end_extra(other)
