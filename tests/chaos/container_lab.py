@@ -47,6 +47,7 @@ OURS: Final = tuple(part.name for part in PARTS.values() if part.service)
 CRASH_FOLDERS: Final = "/run/crash"
 """In a container; those of all parts, so that one more worker has its own there, too."""
 MIGRATIONS: Final = "/app/migrations"
+KAFKA_DATA: Final = "/var/lib/kafka/data"
 BESIDE: Final = 9095
 """Inside of the broker's container, where a wire ends."""
 KILLED: Final = 137
@@ -187,11 +188,11 @@ class ContainerLab(Lab):
 
     def lose_data(self, part: str) -> None:
         assert part == "kafka", "nobody may lose a database"
-        [volume] = [m["Name"] for m in self._container(part).attrs["Mounts"] if "Name" in m]
+        mounts = {mount["Destination"]: mount for mount in self._container(part).attrs["Mounts"]}
         self.project.engine.containers.run(
             BASE_IMAGE,
             ["find", "/data", "-mindepth", "1", "-delete"],
-            volumes={volume: {"bind": "/data", "mode": "rw"}},
+            volumes={mounts[KAFKA_DATA]["Name"]: {"bind": "/data", "mode": "rw"}},
             network_mode="none",
             user="0",
             remove=True,

@@ -28,6 +28,7 @@ def _workers(lab: Lab) -> None:
         begin = time.monotonic()
         with in_container(lab).cut_off(worker):
             time.sleep(WORKER_CUT_OFF_S)
+            assert lab.problem(worker), "it is still within reach"
             lab.load.until_more(MEANWHILE)
         lab.until_ready(worker)
         only_good_answers(lab, since=begin)
@@ -51,6 +52,8 @@ def _database(lab: Lab) -> None:
     with in_container(lab).cut_off("order-postgres"):
         time.sleep(CUT_OFF_S)
     lab.until_ready("order-api")
+    refused = lab.load.history.outcomes(since=begin)["503"]
+    assert refused, "nobody was told that the database is out of reach"
     no_longer_than(lab, ANSWERED_WITHIN_S, since=begin)
 
 
