@@ -53,6 +53,7 @@ def stocked(sessions: Sessions, *, active: bool = True, **quantities: int) -> No
     with sessions.begin() as session:
         handle_commands(session, [PutItem(sku=sku, content=content) for sku in quantities])
         handle_commands(session, received)
+    with sessions.begin() as session:
         session.execute(text("DELETE FROM outbox"))
 
 

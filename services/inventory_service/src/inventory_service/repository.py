@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import cast as typed
 from uuid import UUID
 
-from ecom_common.bulk import insert_rows, update_rows
+from ecom_common.bulk import insert_rows, send, update_rows
 from ecom_common.database import lock_rows
 from ecom_contracts.messages import ReservationState
 from sqlalchemy import (
@@ -224,12 +224,14 @@ def update_reservations(session: Session, reservations: Iterable[Reservation]) -
 def write_stock(session: Session, stock: Stock) -> None:
     """The changed levels, and the movements that changed them.
 
-    The movements' trigger changes on_hand. Promises that fall are written before it, all others after it,
-    because each statement has to leave reserved <= on_hand.
+    The movements' trigger changes on_hand at the end of their statement. Promises that fall are written with
+    it, all others after it, because reserved <= on_hand has to hold all the time.
     """
     fewer, others = stock.changed()
     update_rows(session, _STOCK_LEVELS, [_level_row(level) for level in fewer], key="sku")
     insert_rows(session, _MOVEMENTS, [_movement_row(movement) for movement in stock.movements])
+    if stock.movements and others:
+        send(session)
     update_rows(session, _STOCK_LEVELS, [_level_row(level) for level in others], key="sku")
 
 
