@@ -108,6 +108,9 @@ class Base(DeclarativeBase):
     }
 
 
+metadata: Final = Base.metadata
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemContent:
     """What a seller says about an item."""

@@ -78,6 +78,9 @@ class Base(DeclarativeBase):
     }
 
 
+metadata: Final = Base.metadata
+
+
 class Operation(Base):
     """Something asked of the provider. Its key, kind and amount are fixed before the first call."""
 
@@ -126,14 +129,6 @@ class Operation(Base):
     @property
     def is_settled(self) -> bool:
         return self.state in (OperationState.SUCCEEDED, OperationState.FAILED)
-
-    def lease(self, *, now: datetime, lease: timedelta) -> None:
-        """Give it to one caller; the number of attempts tells this caller from later ones."""
-        if self.next_attempt_at is None:
-            raise IllegalTransition(f"a {self.kind} that has {self.state} is not asked for again")
-        self.attempts += 1
-        self.leased_until = now + lease
-        self.updated_at = now
 
     def give_back(self, *, attempt: int, now: datetime) -> None:
         """The caller of this attempt did not ask after all: somebody else may, at once."""
@@ -244,15 +239,6 @@ class PaymentIntent(Base):
     def is_tombstone(self) -> bool:
         """Whether it was cancelled before anything was asked for."""
         return self.state is PaymentState.CANCELLED and not self.operations
-
-    @property
-    def charge_key(self) -> str:
-        """The key that the provider knows the charge by.
-
-        Made from the order, not from this row: a database that was set back to a backup, and is asked
-        again, finds the charge it has forgotten instead of making a second one.
-        """
-        return _key(self.order_id, OperationKind.CHARGE, 1)
 
     def charge(self, *, method: str, cause: Cause, now: datetime) -> None:
         """Charge the amount, once."""
@@ -383,6 +369,15 @@ class PaymentIntent(Base):
     def _only(self, kind: OperationKind) -> Operation:
         (operation,) = self._of_kind(kind)
         return operation
+
+
+def charge_key(order_id: UUID) -> str:
+    """The key that the provider knows the charge of this order by.
+
+    Made from the order, not from the intent's row: a database that was set back to a backup, and is asked
+    again, finds the charge it has forgotten instead of making a second one.
+    """
+    return _key(order_id, OperationKind.CHARGE, 1)
 
 
 def _key(order_id: UUID, kind: OperationKind, number: int) -> str:
