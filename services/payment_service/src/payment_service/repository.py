@@ -8,14 +8,15 @@ so it has no place in that order.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
 from ecom_common.bulk import insert_rows, update_rows
 from ecom_common.database import lock_rows
+from ecom_common.rows import load, locking
 from ecom_common.safeguards import is_off
 from ecom_contracts.messages import PaymentState
-from sqlalchemy import ColumnElement, Select, Table, func, inspect, or_, select
+from sqlalchemy import ColumnElement, Select, Table, func, inspect, select
 from sqlalchemy.orm import Session, raiseload, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -72,28 +73,44 @@ def _lock(session: Session, which: ColumnElement[bool]) -> Sequence[PaymentInten
     return intents
 
 
-def lock_due_operations(
-    session: Session, *, most: int
-) -> list[tuple[Operation, PaymentIntent, datetime]]:
-    """At most `most` operations that are to be asked now and that nobody else is asking, locked; and now.
+_LEASE: Final = """
+    WITH due AS (
+        SELECT id FROM operations
+        WHERE next_attempt_at <= db_now() AND (leased_until IS NULL OR leased_until <= db_now())
+        ORDER BY next_attempt_at LIMIT %s {lock})
+    UPDATE operations AS o
+    SET attempts = o.attempts + 1, leased_until = db_now() + %s, updated_at = db_now()
+    FROM due JOIN operations AS before USING (id) JOIN payments AS p ON p.id = before.payment_id
+    WHERE o.id = due.id
+    RETURNING before.next_attempt_at, o.id, p.id, p.order_id, o.kind, o.key, p.provider_reference,
+        o.amount, p.currency, p.method, o.attempts, o.traceparent"""
 
-    The longest due first; those that another transaction is looking at are passed over.
+
+class Leased(NamedTuple):
+    """An operation that is one caller's for a while, with what there is to know of its intent."""
+
+    due_at: datetime
+    operation_id: UUID
+    payment_id: UUID
+    order_id: UUID
+    kind: str
+    key: str
+    reference: str | None
+    amount: int
+    currency: str
+    method: str | None
+    attempt: int
+    traceparent: str | None
+
+
+def lease_due_operations(session: Session, *, most: int, lease: timedelta) -> list[Leased]:
+    """Lease at most `most` operations that are to be asked now and that nobody else is asking.
+
+    The longest due first; those that another transaction is looking at are passed over. One statement without
+    the aggregates: this is asked many times a second, mostly finds nothing, and who asks is no business of theirs.
     """
-    # The time comes with the rows: this is asked many times a second, and mostly finds nothing.
-    now = func.db_now()
-    query = (
-        select(Operation, PaymentIntent, now)
-        .join(PaymentIntent, PaymentIntent.id == Operation.payment_id)
-        .where(
-            Operation.next_attempt_at <= now,
-            or_(Operation.leased_until.is_(None), Operation.leased_until <= now),
-        )
-        .order_by(Operation.next_attempt_at)
-        .limit(most)
-    )
-    rows = session.execute(lock_rows(query, of=Operation, skip_locked=True)).all()
-    session.expunge_all()
-    return [(operation, intent, at) for operation, intent, at in rows]
+    statement = _LEASE.format(lock=locking("FOR UPDATE SKIP LOCKED"))
+    return sorted(load(session, Leased, statement, most, lease))
 
 
 def lock_operations(session: Session, operation_ids: Collection[UUID]) -> list[Operation]:
