@@ -42,17 +42,13 @@ def driving(plan: Plan) -> Iterator[Driver]:
     """It begins with the plan at once, and is gone at the end."""
     with TemporaryDirectory(prefix="ecom-bench-") as folder:
         output = Path(folder) / "samples.json"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.load.driver", output],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        try:
-            assert process.stdin is not None
-            process.stdin.write(plan.dump() + b"\n")
-            process.stdin.flush()
-            yield Driver(process, output)
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        command: list[str | Path] = [sys.executable, "-m", "tests.load.driver", output]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            try:
+                assert process.stdin is not None
+                process.stdin.write(plan.dump() + b"\n")
+                process.stdin.flush()
+                yield Driver(process, output)
+            finally:
+                if process.poll() is None:
+                    process.kill()

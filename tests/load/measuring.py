@@ -41,6 +41,8 @@ class Snapshot:
     all_wal_bytes: int
     """Of the cluster, autovacuum and checkpoints included."""
     deadlocks: int
+    whole_reads: Mapping[str, int]
+    """By table, as orderdb.orders: how often it was read from its beginning to its end."""
 
 
 def snapshot(platform: BenchPlatform, others: Mapping[str, psutil.Process]) -> Snapshot:
@@ -61,7 +63,18 @@ def snapshot(platform: BenchPlatform, others: Mapping[str, psutil.Process]) -> S
         wal_bytes={name: written for name, _, written in rows if name in names},
         all_wal_bytes=int(wal),
         deadlocks=int(deadlocks),
+        whole_reads=whole_reads(platform),
     )
+
+
+def whole_reads(platform: BenchPlatform) -> dict[str, int]:
+    """By table, as orderdb.orders: how often it was read whole. Backends tell it within a second."""
+    statement = "SELECT relname, coalesce(seq_scan, 0) FROM pg_stat_user_tables"
+    return {
+        f"{database.name}.{table}": scans
+        for database in DATABASES.values()
+        for table, scans in platform.sql(database.name, statement)
+    }
 
 
 def _family(name: str, main: psutil.Process) -> list[psutil.Process]:

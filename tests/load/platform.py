@@ -163,6 +163,12 @@ def preload(platform: BenchPlatform, orders: int, say: Callable[[str], None]) ->
     """Write so many orders that came to an end long ago; nine in ten of them, to be exact."""
     names = {service: database.name for service, database in DATABASES.items()}
     write_orders(platform.instance, names, orders, skus=max(50, orders // 100), in_flight=False)
+    for service in SERVICES:
+        platform.sql(
+            names[service],
+            "INSERT INTO inbox (message_id) SELECT gen_random_uuid() FROM generate_series(1, %s); ANALYZE inbox",
+            orders,
+        )
     say(f"{orders * 9 // 10:,} orders are there already")
 
 

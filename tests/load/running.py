@@ -88,6 +88,8 @@ class Result:
     messages: float = 0.0
     message_bytes: float = 0.0
     deadlocks: int = 0
+    whole_reads: dict[str, int] = field(default_factory=dict)
+    """By table: how often it was read whole while it was measured."""
     peak_pss: dict[str, int] = field(default_factory=dict)
     footprints: list[Footprint] = field(default_factory=list)
     probes_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -266,6 +268,11 @@ def weigh(result: Result, told: Publications, window: Window) -> None:
     }
     result.all_wal_bytes = (after.all_wal_bytes - before.all_wal_bytes) / units
     result.deadlocks = after.deadlocks - before.deadlocks
+    result.whole_reads = {
+        table: scans - before.whole_reads.get(table, 0)
+        for table, scans in after.whole_reads.items()
+        if scans > before.whole_reads.get(table, 0)
+    }
     if told.finals:
         result.messages = told.messages.total() / len(told.finals)
         result.message_bytes = told.bytes.total() / len(told.finals)

@@ -13,7 +13,14 @@ from tests.load.published import Publications
 from tests.load.running import Percentiles, Result, Window, count, weigh, wrong_answers
 from tests.load.scenarios import HOT_BUYERS, SCENARIOS, Shop, SoldOut
 
-NOTHING = Snapshot(cpu_s={}, statements={}, wal_bytes={}, all_wal_bytes=0, deadlocks=0)
+NOTHING = Snapshot(
+    cpu_s={},
+    statements={},
+    wal_bytes={},
+    all_wal_bytes=0,
+    deadlocks=0,
+    whole_reads={"orderdb.a": 2},
+)
 WINDOW = Window(begin=10.0, end=20.0, before=NOTHING, after=NOTHING)
 
 
@@ -66,11 +73,13 @@ def test_costs_are_for_each_order_that_was_decided() -> None:
         wal_bytes={"orderdb": 5_000},
         all_wal_bytes=8_000,
         deadlocks=1,
+        whole_reads={"orderdb.a": 2, "orderdb.b": 3},
     )
     result = Result("uniform", 1, None, decided_per_s=1.0)
     weigh(result, told, Window(10.0, 20.0, NOTHING, after))
     assert result.cpu_ms == {"order-api": 5.0}
     assert result.statements == {"orderdb": 30.0}
+    assert result.whole_reads == {"orderdb.b": 3}
     assert (result.messages, result.message_bytes, result.deadlocks) == (2.0, 900.0, 1)
 
 
