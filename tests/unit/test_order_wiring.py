@@ -1,13 +1,11 @@
 """How the order service's processes are put together."""
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 
 import pytest
 from ecom_contracts.messages import MESSAGES
-from order_service import app, models, worker
+from order_service import app, worker
 from order_service.consumers import TOPICS, handlers
-from sqlalchemy import Table
 
 from tests.support.orders import a_desk
 
@@ -28,17 +26,3 @@ def test_a_process_without_settings_says_what_is_missing(
     told = capsys.readouterr().err
     assert told.startswith("order_service: ")
     assert "DATABASE_URL" in told
-
-
-@pytest.mark.parametrize(
-    ("kind", "table"),
-    [
-        (models.Order, models.ORDERS),
-        (models.OrderLine, models.LINES),
-        (models.HistoryEntry, models.HISTORY),
-        (models.CatalogueItem, models.CATALOGUE),
-    ],
-)
-def test_a_row_of_a_table_is_what_its_class_is_made_of(kind: type, table: Table) -> None:
-    required = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
-    assert required == table.columns.keys()
