@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -117,12 +118,7 @@ def _walk(depth: int) -> Iterator[tuple[tuple[str, ...], PaymentIntent, PaymentI
 
 
 def _copy(intent: PaymentIntent) -> PaymentIntent:
-    def columns(row: object) -> dict[str, object]:
-        return {k: v for k, v in vars(row).items() if k not in ("_sa_instance_state", "operations")}
-
-    copied = PaymentIntent(**columns(intent))
-    copied.operations = [type(o)(**columns(o)) for o in intent.operations]
-    return copied
+    return replace(intent, operations=[replace(o) for o in intent.operations])
 
 
 def _shape(intent: PaymentIntent) -> object:

@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields
 import pytest
 from inventory_service import models as inventory
 from order_service import models as order
+from payment_service import models as payment
 from sqlalchemy import Table
 
 
@@ -19,6 +20,10 @@ from sqlalchemy import Table
         (inventory.Movement, inventory.MOVEMENTS),
         (inventory.Reservation, inventory.RESERVATIONS),
         (inventory.ReservationLine, inventory.RESERVATION_LINES),
+        (payment.PaymentIntent, payment.PAYMENTS),
+        (payment.Operation, payment.OPERATIONS),
+        (payment.Journal, payment.JOURNALS),
+        (payment.Entry, payment.ENTRIES),
     ],
 )
 def test_a_class_is_made_of_the_columns_of_its_table(kind: type, table: Table) -> None:
