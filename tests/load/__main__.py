@@ -56,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LocalError, RuntimeError) as error:
         print(f"could not run: {error}", file=sys.stderr)
         return COULD_NOT_RUN
-    print(f"\n{report.table(runs)}")
-    if floor is not None:
-        print(f"\n{report.floor_table(floor, runs)}")
-    for remark in report.remarks(runs):
-        print(f"note: {remark}")
+    text = report.text(runs, floor)
+    print(f"\n{text}")
+    about = {"at": begin, "command": _command(), "machine": _machine(), "floor": floor}
+    if options.markdown:
+        head = f"{begin:%Y-%m-%d %H:%M} UTC, `{about['command']}`; {report.machine(_machine())}."
+        report.write_markdown(options.markdown, f"{head}\n\n{text}")
     if options.json:
-        about = {"at": begin, "command": _command(), "machine": _machine(), "floor": floor}
         options.json.write_bytes(
             orjson.dumps(report.as_json(runs, **about), option=orjson.OPT_INDENT_2)
         )
@@ -247,6 +247,9 @@ def _parser() -> argparse.ArgumentParser:
         help="measure what the machine allows as well: the same rows by pgbench, the broker, an empty app",
     )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="put the tables between the markers of FILE"
+    )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write everything to FILE as well"
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -11,6 +13,8 @@ from tests.load.floor import Floor
 from tests.load.running import FLAT, Percentiles, Result
 
 MIB: Final = 1024 * 1024
+BEGIN: Final = "<!-- results: scripts/bench --markdown -->"
+END: Final = "<!-- end of results -->"
 _Cell = Callable[[Result], float | None]
 
 
@@ -103,6 +107,28 @@ def floor_table(floor: Floor, runs: Sequence[Sequence[Result]]) -> str:
     )
 
 
+def text(runs: Sequence[Sequence[Result]], floor: Floor | None) -> str:
+    """All tables, and what a reader of them has to know."""
+    parts = [table(runs)]
+    if floor is not None:
+        parts.append(floor_table(floor, runs))
+    if notes := remarks(runs):
+        parts.append("\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts)
+
+
+def machine(about: Mapping[str, Any]) -> str:
+    return f"{about['cores']} cores, {about['memory_gib']} GiB, {about['system']}, Python {about['python']}"
+
+
+def write_markdown(path: Path, body: str) -> None:
+    """Put the text between the markers of a document."""
+    whole = path.read_text()
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    assert pattern.search(whole), f"{path} has no line {BEGIN}"
+    path.write_text(pattern.sub(lambda _: f"{BEGIN}\n\n{body}\n\n{END}", whole))
+
+
 def problems(runs: Iterable[Sequence[Result]]) -> list[str]:
     """What did not hold in any of them."""
     return [
@@ -116,7 +142,7 @@ def remarks(runs: Iterable[Sequence[Result]]) -> list[str]:
     for result in (r for repeats in runs for r in repeats):
         begin, end, _ = result.pending
         grown = end - begin
-        if grown > FLAT * max(1.0, result.decided_per_s) * (result.makespan_s or 1.0):
+        if grown > FLAT * max(1.0, result.decided_per_s * result.seconds):
             found.append(f"{name_of(result)}: the backlog has grown by {grown} orders")
     return found
 

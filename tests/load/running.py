@@ -64,6 +64,8 @@ class Result:
     clients: int
     rate: float | None
     orders: int = 0
+    seconds: float = 0.0
+    """Measured."""
     makespan_s: float = 0.0
     """From the first request to the last final order."""
     accepted_per_s: float = 0.0
@@ -204,6 +206,7 @@ def _measure(
 
 def count(result: Result, samples: Sequence[Sample], told: Publications, window: Window) -> None:
     """Rates, latencies and the backlog."""
+    result.seconds = window.seconds
     accepted = {s.order_id: s for s in samples if s.kind == "post" and s.status in (200, 201)}
     result.orders = len(accepted)
     within = [s for s in samples if window.holds(s.end)]

@@ -127,6 +127,6 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "baskets": Scenario(baskets, "ten-line orders that share 40 SKUs"),
     "hot": Scenario(hot, "one SKU after the other, 500 buyers for 100 units each"),
     "retried": Scenario(retried, "every order is sent twice with one key"),
-    "mix": Scenario(mix, "80 % GET, 20 % orders"),
+    "mix": Scenario(mix, "four GETs for each order"),
     "get": Scenario(get, "GET of an order"),
 }

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -108,11 +109,21 @@ def test_the_table_has_medians_and_leaves_out_what_nobody_measured() -> None:
 
 
 def test_a_backlog_that_grows_is_told() -> None:
-    grows = Result("uniform", 8, None, decided_per_s=100, makespan_s=20, pending=(0, 900, 900))
-    flat = Result("uniform", 8, None, decided_per_s=100, makespan_s=20, pending=(500, 520, 600))
+    grows = Result("uniform", 8, None, decided_per_s=100, seconds=20, pending=(0, 900, 900))
+    flat = Result("uniform", 8, None, decided_per_s=100, seconds=20, pending=(500, 520, 600))
     assert report.remarks([[grows], [flat]]) == [
         "uniform, 8 clients: the backlog has grown by 900 orders"
     ]
+
+
+def test_the_tables_go_between_the_markers_of_a_document(tmp_path: Path) -> None:
+    document = tmp_path / "speed.md"
+    document.write_text(f"# Speed\n\n{report.BEGIN}\n\nold\n\n{report.END}\n\nmore\n")
+    report.write_markdown(document, report.text([[Result("uniform", 8, None)]], None))
+    written = document.read_text()
+    assert "| confirmed/s | 0 |" in written
+    assert "old" not in written
+    assert written.endswith("more\n")
 
 
 class FakeTill:
