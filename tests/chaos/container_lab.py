@@ -37,7 +37,7 @@ from tests.chaos.lab import (
     of_part,
     spare_name,
 )
-from tests.chaos.members import shorten_sessions
+from tests.chaos.sessions import shorten_sessions
 from tests.chaos.wires import Wire, server_of
 from tests.support import compose
 from tests.support.compose import BASE_IMAGE, LONG_RUNNING, Project, execute

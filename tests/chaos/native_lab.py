@@ -39,8 +39,9 @@ from tests.chaos.lab import (
     merged,
     spare_name,
 )
-from tests.chaos.members import ExtraWorker, shorten_sessions
+from tests.chaos.sessions import shorten_sessions
 from tests.chaos.wires import HOST, Wire, server_of
+from tests.support.extra_processes import ExtraProcess
 from tests.support.shop import until
 
 
@@ -62,7 +63,7 @@ class NativeLab(Lab):
         self._basic = merged(self._basic, self._crash_folders(PARTS))
         self._settings = self._basic
         self.instance = Instance(home, ports=Ports.free(), environment=self._basic)
-        self._extras: dict[str, ExtraWorker] = {}
+        self._extras: dict[str, ExtraProcess] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -163,8 +164,9 @@ class NativeLab(Lab):
 
     def extra_worker(self, service: str) -> str:
         name = spare_name(service, self._extras)
-        self._extras[name] = ExtraWorker.start(
-            self.instance, service, name, crash_folder=self.crash_folder(name)
+        crash = {"CRASH_FOLDER": str(self.crash_folder(name))}
+        self._extras[name] = ExtraProcess.start(
+            self.instance, service, "worker", name=name, environment=crash
         )
         self.until_ready(name)
         return name

@@ -181,7 +181,7 @@ def test_only_new_rows_are_inserted_and_told(database: Database) -> None:
 def test_an_update_of_a_row_that_is_not_there_is_a_mistake(database: Database) -> None:
     insert(database, [a_thing(1)])
     with (
-        pytest.raises(AssertionError, match="updated 1 of 2"),
+        pytest.raises(AssertionError, match="wrote 1 of 2 rows"),
         database.sessions.begin() as session,
     ):
         update_rows(session, THINGS, [a_thing(1, count=1), a_thing(2, count=1)], key="id")

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import cast
 from uuid import UUID
 
 import pytest
@@ -23,9 +22,9 @@ from ecom_contracts.messages import (
     StockReserve,
 )
 from inventory_service.commands import PutItem, RecordMovement
-from inventory_service.models import ItemContent, Movement, MovementKind
+from inventory_service.models import MOVEMENTS, ItemContent, MovementKind
 from inventory_service.service import apply_stock_commands, expire_reservations, handle_commands
-from sqlalchemy import Table, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
@@ -53,6 +52,7 @@ def stocked(sessions: Sessions, *, active: bool = True, **quantities: int) -> No
     with sessions.begin() as session:
         handle_commands(session, [PutItem(sku=sku, content=content) for sku in quantities])
         handle_commands(session, received)
+    with sessions.begin() as session:
         session.execute(text("DELETE FROM outbox"))
 
 
@@ -468,9 +468,6 @@ def test_the_service_may_not_go_around_the_ledger(
         inventory_sessions.begin() as session,
     ):
         session.execute(text(statement))
-
-
-MOVEMENTS = cast(Table, Movement.__table__)
 
 
 def a_movement(**changes: object) -> dict[str, object]:

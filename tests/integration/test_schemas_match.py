@@ -31,7 +31,7 @@ _REPOSITORY: Final = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Schema:
-    """A service's tables, as mapped and as migrated."""
+    """A service's tables, as the code has them and as migrated."""
 
     service: str
     mapped: dict[str, Table]
@@ -47,7 +47,7 @@ def schema(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Sch
     service: str = request.param
     # Everything that is there is told to its owner only; a role sees what it has been granted.
     engine: Engine = databases.engine(f"{service}db_template", f"{service}_owner", pool_size=1)
-    own: MetaData = _models(service).Base.metadata
+    own: MetaData = _models(service).metadata
     yield Schema(service, {**chassis_metadata.tables, **own.tables}, inspect(engine))
     engine.dispose()
 

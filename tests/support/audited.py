@@ -5,6 +5,7 @@ python -m tests.support.audited 100000      how long the auditor takes over so m
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,11 +76,12 @@ def _history() -> str:
 
 _AT: Final = "now() - interval '100 seconds'"
 _ORDER: Final = "md5('order' || n)::uuid"
-_N: Final = "generate_series(0, {count} - 1) AS n"
+_N: Final = "(SELECT n FROM generate_series(0, {count} - 1) AS n WHERE {which}) AS numbers"
 _LINES: Final = """
     CREATE TEMP TABLE lines AS SELECT n, n % 10 AS number, md5('order' || n)::uuid AS order_id,
         position, 'SKU-' || (n * 2 + position) % {skus} AS sku, position AS quantity
-    FROM generate_series(0, {count} - 1) AS n, generate_series(1, 2) AS position;"""
+    FROM (SELECT n FROM generate_series(0, {count} - 1) AS n WHERE {which}) AS numbers,
+        generate_series(1, 2) AS position;"""
 # 2 lines, of 1 and 2 units at 500.
 _TOTAL: Final = 1500
 
@@ -181,6 +183,17 @@ def order_id(number: int) -> str:
     return str(UUID(hashlib.md5(f"order{number}".encode()).hexdigest()))
 
 
+def write_orders(
+    instance: Instance, names: Mapping[str, str], count: int, *, skus: int, in_flight: bool = True
+) -> None:
+    """Write `count` orders into databases that have none, given by service; a tenth of them in flight, or
+    left out."""
+    which = "true" if in_flight else "n % 10 <> 9"
+    for service, sql in _SQL.items():
+        _execute(instance, names[service], sql.format(count=count, skus=skus, which=which))
+        _execute(instance, names[service], "VACUUM ANALYZE")
+
+
 @dataclass
 class Books:
     """The databases of one platform, by service: names of databases of the instance."""
@@ -192,9 +205,7 @@ class Books:
     def written(cls, databases: Databases, count: int, *, skus: int = 50) -> "Books":
         """Fresh databases with `count` orders, a tenth of them in flight."""
         books = cls(databases.instance, {s: databases.fresh(name) for s, name in NAMES.items()})
-        for service, sql in _SQL.items():
-            books.execute(service, sql.format(count=count, skus=skus))
-            books.execute(service, "ANALYZE")
+        write_orders(books.instance, books.names, count, skus=skus)
         return books
 
     @property

@@ -68,6 +68,13 @@ class Issuer:
             content, key or self.keys.get(key_id or "", ""), algorithm=algorithm, headers=headers
         )
 
+    def rsa_token(self, *, sub: str, scope: str, lifetime_s: int) -> str:
+        """A token as most issuers sign theirs."""
+        expires = time.time() + lifetime_s
+        return self.token(
+            key_id="rsa", key=rsa_key(), algorithm="RS256", sub=sub, scope=scope, exp=expires
+        )
+
 
 def an_issuer(folder: Path, *key_ids: str) -> Issuer:
     issuer = Issuer(folder / "jwks.json")

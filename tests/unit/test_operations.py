@@ -12,7 +12,7 @@ from ecom_local.operations import ROUTES, UsageError, joined, main, route
 from inventory_service import operations as inventory
 from order_service import operations as order
 from order_service.diagnosis import ASKED_OFTEN, Trouble, diagnose
-from order_service.models import Order
+from order_service.models import ORDERS, Order
 from payment_service import operations as payment
 
 SERVICES = {"order": order, "inventory": inventory, "payment": payment}
@@ -135,7 +135,7 @@ def test_lag_is_worth_a_look_when_it_is_much_or_nobody_works_on_it() -> None:
 
 
 def an_order(**changes: Any) -> Order:
-    values: dict[str, Any] = {
+    values: dict[str, Any] = dict.fromkeys(ORDERS.columns.keys()) | {
         "id": "1",
         "status": "pending",
         "goal": "fulfil",

@@ -10,7 +10,7 @@ from ecom_local.parts import SERVICES
 
 from tests.chaos.fault import Fault
 from tests.chaos.lab import SESSION_TIMEOUT_S, Lab
-from tests.chaos.members import shorten_sessions
+from tests.chaos.sessions import shorten_sessions
 from tests.chaos.topics import Topics
 from tests.chaos.wires import Wire
 from tests.support.shop import until

@@ -10,14 +10,14 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import jwt
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Request
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from ecom_common.errors import ConfigurationError, Problem
@@ -36,10 +36,6 @@ REMEMBERED_S: Final = 30.0
 MAX_SUBJECT_CHARS: Final = 255
 
 log = logging.getLogger(__name__)
-
-_bearer = HTTPBearer(
-    auto_error=False, description="A JWT; `scripts/token` makes one for development."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,26 +166,43 @@ def _unauthenticated(why: str) -> Problem:
     return Problem("unauthenticated", f"Send a valid bearer token ({why}).")
 
 
-async def authenticated(
-    request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Principal:
-    """The caller of this request, whatever their scopes."""
-    if credentials is None:
-        raise _unauthenticated("none was sent")
-    authenticator: Authenticator = request.app.state.authenticator
-    if (known := authenticator.remembered(credentials.credentials)) is not None:
-        return known
-    # On a thread: it may have to read the key set, over the network.
-    return await run_in_threadpool(authenticator.verify, credentials.credentials)
+class _Requires(HTTPBearer):
+    """A dependency: the caller, who has at least one of some scopes, or else is anybody with a valid token.
 
+    One object that is the documented scheme, the check of the token and the check of its scopes: as three
+    dependencies, each inside the other, they took 70 µs more of each request's 380.
+    """
 
-def requires(*scopes: str) -> Callable[..., Coroutine[Any, Any, Principal]]:
-    """A dependency: the caller, who has at least one of `scopes`; else the `forbidden` problem."""
+    def __init__(self, scopes: Collection[str] = ()) -> None:
+        super().__init__(
+            scheme_name="HTTPBearer",
+            auto_error=False,
+            description="A JWT; `scripts/token` makes one for development.",
+        )
+        self._scopes = tuple(scopes)
 
-    async def check(principal: Annotated[Principal, Depends(authenticated)]) -> Principal:
-        if not principal.scopes.intersection(scopes):
-            raise Problem("forbidden", f"This needs the scope {' or '.join(scopes)}.")
+    async def __call__(self, request: Request) -> Principal:  # type: ignore[override] # the dependency's result
+        credentials = await super().__call__(request)
+        if credentials is None:
+            raise _unauthenticated("none was sent")
+        principal = await _authenticate(request, credentials.credentials)
+        if self._scopes and not principal.scopes.intersection(self._scopes):
+            raise Problem("forbidden", f"This needs the scope {' or '.join(self._scopes)}.")
         return principal
 
-    return check
+
+async def _authenticate(request: Request, token: str) -> Principal:
+    authenticator: Authenticator = request.app.state.authenticator
+    if (known := authenticator.remembered(token)) is not None:
+        return known
+    # On a thread: it may have to read the key set, over the network.
+    return await run_in_threadpool(authenticator.verify, token)
+
+
+def requires(*scopes: str) -> Callable[[Request], Coroutine[Any, Any, Principal]]:
+    """A dependency: the caller, who has at least one of `scopes`; else the `forbidden` problem."""
+    return _Requires(scopes)
+
+
+authenticated: Final = _Requires()
+"""A dependency: the caller of this request, whatever their scopes."""

@@ -7,29 +7,52 @@ Aggregates are therefore loaded as mapped objects, changed in memory by their ve
 
 import datetime
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
-from sqlalchemy import JSON, Column, Table
+from sqlalchemy import JSON, Table, event
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 Row = Mapping[str, Any]
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def insert_rows(session: Session, table: Table, rows: Sequence[Row]) -> None:
-    """Insert `rows`, which all have the same keys; other columns take their defaults."""
+    """Insert `rows`, which all have the same keys, with the next `send`; other columns take their defaults."""
     if rows:
         names = tuple(rows[0])
-        _execute(session, table, _insert_statement(table, names), names, rows)
+        _add(session, _Write(table, names), rows)
+
+
+def update_rows(session: Session, table: Table, rows: Sequence[Row], *, key: str) -> None:
+    """Set every given column of the rows with the given `key`, with the next `send`; the caller holds their locks."""
+    if rows:
+        names = tuple(rows[0])
+        _add(session, _Write(table, names, key), rows)
+
+
+def send(session: Session) -> None:
+    """Write everything that is waiting, in one statement. `outbox.publish` does it, and the commit at the latest.
+
+    Inside a statement nothing sees what the others of it write. So call it between two writes of one row, and
+    before a query that has to see what was written.
+    """
+    waiting: list[_Waiting] = session.info.pop(_WAITING, [])
+    if not waiting:
+        return
+    statement = _one_statement(tuple(write for write, _, _ in waiting))
+    arrays = [array for _, _, arrays in waiting for array in arrays]
+    counts = session.connection().exec_driver_sql(statement, tuple(arrays)).one()
+    for (write, rows, _), count in zip(waiting, counts, strict=True):
+        assert count == rows, f"{write.table.name}: wrote {count} of {rows} rows"
 
 
 def insert_new_rows(session: Session, table: Table, rows: Sequence[Row]) -> set[Any]:
-    """Insert the rows that violate no unique key; return the first primary key column of those.
+    """Insert the rows that violate no unique key, at once; return the first primary key column of those.
 
     A row whose twin is being inserted by another transaction waits for that one's end.
     """
@@ -37,25 +60,66 @@ def insert_new_rows(session: Session, table: Table, rows: Sequence[Row]) -> set[
         return set()
     names = tuple(rows[0])
     statement = _insert_statement(table, names) + _on_conflict_clause(table)
-    result = _execute(session, table, statement, names, rows)
+    result = session.connection().exec_driver_sql(statement, tuple(_arrays(table, names, rows)))
     return {row[0] for row in result}
 
 
-def update_rows(session: Session, table: Table, rows: Sequence[Row], *, key: str) -> None:
-    """Set every given column of the rows with the given `key`; the caller holds their locks."""
-    if not rows:
-        return
-    names = tuple(rows[0])
-    result = _execute(session, table, _update_statement(table, names, key), names, rows)
-    assert result.rowcount == len(rows), f"{table.name}: updated {result.rowcount} of {len(rows)}"
+class _Write(NamedTuple):
+    """The shape of a write: what its SQL depends on."""
+
+    table: Table
+    names: tuple[str, ...]
+    key: str | None = None
+    """Of an update."""
 
 
-def _execute(
-    session: Session, table: Table, statement: str, names: Sequence[str], rows: Sequence[Row]
-) -> Any:
+_Waiting = tuple[_Write, int, list[list[Any]]]
+"""A write, how many rows it has, and their columns."""
+_WAITING: Final = "ecom.bulk.waiting"
+
+
+def _add(session: Session, write: _Write, rows: Sequence[Row]) -> None:
+    arrays = _arrays(write.table, write.names, rows)
+    session.info.setdefault(_WAITING, []).append((write, len(rows), arrays))
+
+
+def _arrays(table: Table, names: tuple[str, ...], rows: Sequence[Row]) -> list[list[Any]]:
     assert all(len(row) == len(names) for row in rows), "all rows have the same keys"
-    arrays = tuple(_array(table.c[name], rows) for name in names)
-    return session.connection().exec_driver_sql(statement, arrays)
+    return [
+        [convert(row[name]) for row in rows]
+        for name, convert in zip(names, _converters(table, names), strict=True)
+    ]
+
+
+@lru_cache
+def _converters(table: Table, names: tuple[str, ...]) -> list[Callable[[Any], Any]]:
+    return [_json if isinstance(table.c[name].type, JSON) else _plain for name in names]
+
+
+@event.listens_for(Session, "before_commit")
+def _send_at_commit(session: Session) -> None:
+    send(session)
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def _forget_at_rollback(session: Session, _: SessionTransaction) -> None:
+    session.info.pop(_WAITING, None)
+
+
+@lru_cache
+def _one_statement(writes: tuple[_Write, ...]) -> str:
+    parts = ", ".join(
+        f"write_{number} AS ({_statement(write)} RETURNING 1)"
+        for number, write in enumerate(writes)
+    )
+    counts = ", ".join(f"(SELECT count(*) FROM write_{number})" for number in range(len(writes)))
+    return f"WITH {parts} SELECT {counts}"
+
+
+def _statement(write: _Write) -> str:
+    if write.key is None:
+        return _insert_statement(write.table, write.names)
+    return _update_statement(write.table, write.names, write.key)
 
 
 @lru_cache
@@ -83,20 +147,21 @@ def _unnest(table: Table, names: tuple[str, ...]) -> str:
     return f"unnest({', '.join(f'%s::{kind}[]' for kind in types)})"
 
 
-def _array(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
-    plain = _json if isinstance(column.type, JSON) else _plain
-    return [plain(row[column.name]) for row in rows]
-
-
 def _plain(value: Any) -> Any:
     """What psycopg2 can put into an array: text for UUIDs and enumerations."""
+    kind = type(value)
+    if kind in _AS_IT_IS:
+        return value
+    if kind is UUID:
+        return str(value)
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, datetime.timedelta):
+    if kind is datetime.timedelta:
         return f"{value.total_seconds()} seconds"
     return value
+
+
+_AS_IT_IS: Final = frozenset({str, int, type(None), bool, bytes, datetime.datetime})
 
 
 def _json(value: Any) -> str | None:

@@ -5,15 +5,26 @@ schema, because the wall clocks of processes disagree. A session setting shifts 
 """
 
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 _NOW = select(func.db_now())
+_NOTED: Final = "ecom.clock.noted"
 
 
 def database_time(session: Session) -> datetime:
-    """The database's time, with time zone; ask once per transaction and pass it on."""
-    now = session.scalar(_NOW)
+    """The database's time, with time zone: one time for the whole transaction."""
+    transaction, now = session.info.get(_NOTED, (None, None))
+    if transaction is None or transaction is not session.get_transaction():
+        now = note_database_time(session, session.scalar(_NOW))
     assert isinstance(now, datetime)
+    return now
+
+
+def note_database_time(session: Session, now: datetime | None) -> datetime | None:
+    """Take `now` for this transaction's time: a statement that was needed anyway has brought it along."""
+    if now is not None:
+        session.info[_NOTED] = (session.get_transaction(), now)
     return now

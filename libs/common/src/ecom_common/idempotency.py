@@ -16,14 +16,15 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from ecom_common.bulk import insert_rows
+from ecom_common.clock import note_database_time
 from ecom_common.errors import Problem
 from ecom_common.safeguards import is_off
 from ecom_common.tables import idempotency_keys
 
 _FIND = text(
-    "SELECT k.subject, k.operation, k.key, k.fingerprint, k.resource_id, k.created FROM idempotency_keys k "
-    "JOIN unnest(CAST(:subjects AS text[]), CAST(:operations AS text[]), CAST(:keys AS text[])) "
-    "AS wanted(subject, operation, key) USING (subject, operation, key)"
+    "SELECT subject, operation, key, k.fingerprint, k.resource_id, k.created, db_now() AS now "
+    "FROM unnest(CAST(:subjects AS text[]), CAST(:operations AS text[]), CAST(:keys AS text[])) "
+    "AS wanted (subject, operation, key) LEFT JOIN idempotency_keys k USING (subject, operation, key)"
 )
 _PRUNE = text(
     "DELETE FROM idempotency_keys WHERE ctid IN (SELECT ctid FROM idempotency_keys "
@@ -64,11 +65,14 @@ def find(session: Session, keys: Collection[Key]) -> dict[Key, Stored]:
         "operations": [k.operation for k in wanted],
         "keys": [k.key for k in wanted],
     }
+    rows = session.execute(_FIND, parameters).all()
+    note_database_time(session, rows[0].now)
     return {
         Key(row.subject, row.operation, row.key): Stored(
             bytes(row.fingerprint), row.resource_id, row.created
         )
-        for row in session.execute(_FIND, parameters)
+        for row in rows
+        if row.fingerprint is not None
     }
 
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from ecom_common.cards import mask_card_numbers
+from ecom_common.durable import when_durable
 from ecom_common.tracing import current_order_id, current_traceparent, trace_id_of
 
 # What the logging module itself puts on a record, and uvicorn's copy of the message in colours for terminals;
@@ -94,12 +94,12 @@ def say_when_durable(session: Session, log: logging.Logger, lines: Sequence[Line
     something that never was.
     """
 
-    def say(_: Session) -> None:
+    def say() -> None:
         for line in lines:
             line.say(log)
 
     if lines:
-        event.listen(session, "after_commit", say, once=True)
+        when_durable(session, say)
 
 
 def configure_logging(*, service: str, process: str, level: str) -> None:

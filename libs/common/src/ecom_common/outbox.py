@@ -12,11 +12,12 @@ from uuid import UUID
 
 from ecom_contracts.envelope import Envelope, encode
 from ecom_contracts.messages import Message
-from sqlalchemy import event, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ecom_common.bulk import insert_rows
+from ecom_common.bulk import insert_rows, send
 from ecom_common.crash_points import crash_point
+from ecom_common.durable import when_durable
 from ecom_common.ids import new_id
 from ecom_common.safeguards import is_off
 from ecom_common.tables import outbox
@@ -61,11 +62,12 @@ def outgoing(
 
 
 def publish(session: Session, messages: Sequence[Outgoing]) -> None:
-    """Hand `messages` to the relay, as part of this transaction."""
+    """Hand `messages` to the relay, as part of this transaction; and send all that is still to be written."""
     if is_off("outbox"):
         _publish_after_commit(session, messages)
     else:
         _insert(session, messages)
+    send(session)
 
 
 def _insert(session: Session, messages: Sequence[Outgoing]) -> None:
@@ -80,12 +82,12 @@ def _publish_after_commit(session: Session, messages: Sequence[Outgoing]) -> Non
     """What there would be without an outbox: two writes, and a moment between them."""
     engine = session.get_bind()
 
-    def say(_: Session) -> None:
+    def say() -> None:
         crash_point("batch.after_commit")
         with Session(engine) as another, another.begin():
             _insert(another, messages)
 
-    event.listen(session, "after_commit", say, once=True)
+    when_durable(session, say)
 
 
 def backlog(session: Session) -> tuple[int, timedelta]:

@@ -1,14 +1,15 @@
 """Items, stock levels, reservations and movements: what they are and what may happen to them.
 
 No session and no I/O. The objects are loaded and locked by `repository`, changed here by their verbs, and
-written back in bulk; nothing is flushed. The bounds and CHECKs of the columns stand in the migrations.
+written back in bulk; nothing is flushed. What orders move is loaded as plain objects, since there is so much of it;
+items, which people change now and then, are mapped. The bounds and CHECKs of the columns stand in the migrations.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 from ecom_common.ids import new_id
@@ -17,27 +18,21 @@ from ecom_common.tables import NAMING
 from ecom_contracts.messages import ReservationState
 from sqlalchemy import (
     BigInteger,
+    Column,
     DateTime,
-    Dialect,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
+    Table,
     Text,
     UniqueConstraint,
     Uuid,
-    false,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import (
-    DeclarativeBase,
-    Mapped,
-    mapped_column,
-    query_expression,
-    relationship,
-)
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SERVICE: Final = "inventory_service"
 SCHEMA_VERSION: Final = "2"
@@ -45,8 +40,6 @@ SCHEMA_VERSION: Final = "2"
 
 MAX_ON_HAND: Final = 10**12
 """Most units of one SKU that people may record."""
-
-E = TypeVar("E", bound=StrEnum)
 
 
 class MovementKind(StrEnum):
@@ -82,30 +75,16 @@ TRANSITIONS: Final[Mapping[tuple[ReservationState, Trigger], ReservationState]] 
 """The whole state machine of a reservation. Whatever it does not name changes nothing."""
 
 
-class _Choice(TypeDecorator[E]):
-    """A text column whose values are one enumeration's; the CHECK is the migration's."""
-
-    impl = Text
-    cache_ok = True
-
-    def __init__(self, choices: type[E]) -> None:
-        super().__init__()
-        self.choices = choices
-
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> E | None:
-        return None if value is None else self.choices(value)
-
-
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {  # noqa: RUF012 - how SQLAlchemy reads it
         str: Text,
         datetime: DateTime(timezone=True),
         UUID: Uuid,
-        ReservationState: _Choice(ReservationState),
-        MovementKind: _Choice(MovementKind),
-        list[dict[str, Any]]: JSONB,
     }
+
+
+metadata: Final = Base.metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,24 +160,45 @@ def key_cause(*, subject: str, key: str) -> str:
     return f"key:{subject}:{key}"
 
 
-class Movement(Base):
-    """One entry of the ledger, never changed: so many units came or went, and how many were left."""
+MOVEMENTS: Final = Table(
+    "movements",
+    metadata,
+    Column("sku", Text, ForeignKey("stock_levels.sku"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("on_hand_after", BigInteger, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.db_now()),
+    UniqueConstraint("sku", "cause"),
+)
 
-    __tablename__ = "movements"
-    __table_args__ = (UniqueConstraint("sku", "cause"),)
 
-    sku: Mapped[str] = mapped_column(ForeignKey("stock_levels.sku"), primary_key=True)
-    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+@dataclass(slots=True)
+class Movement:
+    """One entry of the ledger, never changed: so many units came or went, and how many were left.
+
+    Its fields are the columns of `MOVEMENTS`.
+    """
+
+    sku: str
+    sequence: int
     """The version that the stock level took with it: this orders the ledger."""
-    id: Mapped[UUID]
-    kind: Mapped[MovementKind]
-    quantity: Mapped[int] = mapped_column(BigInteger)
+    id: UUID
+    kind: MovementKind
+    quantity: int
     """Signed."""
-    on_hand_after: Mapped[int] = mapped_column(BigInteger)
-    cause: Mapped[str]
-    actor: Mapped[str]
-    reason: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
+    on_hand_after: int
+    cause: str
+    actor: str
+    reason: str | None
+    created_at: datetime
+
+    def __post_init__(self) -> None:
+        self.kind = MovementKind(self.kind)
 
     @property
     def order_id(self) -> UUID | None:
@@ -207,20 +207,29 @@ class Movement(Base):
         return UUID(rest.partition(":")[0]) if origin == "order" else None
 
 
-class StockLevel(Base):
+STOCK_LEVELS: Final = Table(
+    "stock_levels",
+    metadata,
+    Column("sku", Text, ForeignKey("items.sku"), primary_key=True),
+    Column("on_hand", BigInteger, nullable=False, server_default=text("0")),
+    Column("reserved", BigInteger, nullable=False, server_default=text("0")),
+    Column("version", BigInteger, nullable=False, server_default=text("1")),
+)
+
+
+@dataclass(slots=True)
+class StockLevel:
     """How many units of a SKU there are, and how many of those are promised.
 
     on_hand is the sum of the SKU's movements, reserved the sum of its held lines. The verbs' demands
     (never more than is available) are asserted here and enforced by a CHECK of the table.
     """
 
-    __tablename__ = "stock_levels"
-
-    sku: Mapped[str] = mapped_column(ForeignKey("items.sku"), primary_key=True)
-    on_hand: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    reserved: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
-    for_sale: Mapped[bool] = query_expression(false())
+    sku: str
+    on_hand: int
+    reserved: int
+    version: int
+    for_sale: bool = False
     """Whether its item is active; read together with the level."""
 
     @classmethod
@@ -303,35 +312,56 @@ class Stock:
         return fewer, others
 
 
-class ReservationLine(Base):
+RESERVATION_LINES: Final = Table(
+    "reservation_lines",
+    metadata,
+    Column("order_id", Uuid, ForeignKey("reservations.order_id"), primary_key=True),
+    Column("sku", Text, primary_key=True),
+    Column("quantity", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationLine:
     """So many units of one SKU that an order asked for."""
 
-    __tablename__ = "reservation_lines"
-
-    order_id: Mapped[UUID] = mapped_column(ForeignKey("reservations.order_id"), primary_key=True)
-    sku: Mapped[str] = mapped_column(primary_key=True)
-    quantity: Mapped[int] = mapped_column(BigInteger)
+    order_id: UUID
+    sku: str
+    quantity: int
 
 
-class Reservation(Base):
-    """What an order has been promised: all of its lines, or nothing.
+RESERVATIONS: Final = Table(
+    "reservations",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("shortages", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.db_now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.db_now()),
+    Index(None, "expires_at", postgresql_where=text("state = 'held'")),
+)
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """What an order has been promised: all of its lines, or nothing. Its fields are the columns of `RESERVATIONS`.
 
     Each verb tells whether it changed anything; one that `TRANSITIONS` does not name does not.
     """
 
-    __tablename__ = "reservations"
-    __table_args__ = (Index(None, "expires_at", postgresql_where=text("state = 'held'")),)
+    order_id: UUID
+    state: ReservationState
+    version: int
+    shortages: list[dict[str, Any]]
+    expires_at: datetime | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    lines: list[ReservationLine] = field(default_factory=list)
 
-    order_id: Mapped[UUID] = mapped_column(primary_key=True)
-    state: Mapped[ReservationState]
-    version: Mapped[int]
-    shortages: Mapped[list[dict[str, Any]]] = mapped_column(server_default=text("'[]'"))
-    expires_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
-    lines: Mapped[list[ReservationLine]] = relationship(
-        lazy="raise", order_by=ReservationLine.sku, viewonly=True
-    )
+    def __post_init__(self) -> None:
+        self.state = ReservationState(self.state)
 
     @classmethod
     def never_asked(cls, order_id: UUID) -> "Reservation":
@@ -342,7 +372,8 @@ class Reservation(Base):
             version=0,
             shortages=[],
             expires_at=None,
-            lines=[],
+            created_at=None,
+            updated_at=None,
         )
 
     @property

@@ -22,12 +22,10 @@ from ecom_common.logs import describe
 from ecom_common.outbox import publish
 from ecom_common.service_worker import worker_sessions
 from ecom_common.settings import load
-from ecom_contracts.messages import ReservationState
-from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from inventory_service import repository
-from inventory_service.models import SERVICE, Item, Reservation
+from inventory_service.models import SERVICE, Item
 from inventory_service.publishing import item_changed
 from inventory_service.settings import Settings
 
@@ -40,11 +38,7 @@ VERSIONS_LOST: Final = 1_000
 def hold_on(session: Session, ttls: Sequence[timedelta]) -> list[timedelta]:
     """Give whatever is held its time from now on."""
     (ttl,) = ttls
-    session.execute(
-        update(Reservation)
-        .where(Reservation.state == ReservationState.HELD)
-        .values(expires_at=database_time(session) + ttl)
-    )
+    repository.hold_until(session, database_time(session) + ttl)
     return [ttl]
 
 

@@ -6,29 +6,21 @@ What is loaded leaves the session at once: the unit of work flushes nothing, all
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import timedelta
-from typing import cast as typed
+from datetime import datetime
+from typing import Final, cast
 from uuid import UUID
 
-from ecom_common.bulk import insert_rows, update_rows
+from ecom_common.bulk import insert_rows, send, update_rows
 from ecom_common.database import lock_rows
-from ecom_contracts.messages import ReservationState
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    Select,
-    Table,
-    Text,
-    Uuid,
-    any_,
-    cast,
-    func,
-    or_,
-    select,
-)
-from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, with_expression
+from ecom_common.rows import column_list, load, locking
+from sqlalchemy import Table, or_, select
+from sqlalchemy.orm import Session
 
 from inventory_service.models import (
+    MOVEMENTS,
+    RESERVATION_LINES,
+    RESERVATIONS,
+    STOCK_LEVELS,
     Item,
     Movement,
     Reservation,
@@ -37,16 +29,18 @@ from inventory_service.models import (
     StockLevel,
 )
 
-
-def _table(model: type[object]) -> Table:
-    return typed(Table, model.__table__)  # type: ignore[attr-defined]
-
-
-_ITEMS = _table(Item)
-_STOCK_LEVELS = _table(StockLevel)
-_RESERVATIONS = _table(Reservation)
-_RESERVATION_LINES = _table(ReservationLine)
-_MOVEMENTS = _table(Movement)
+_ITEMS = cast(Table, Item.__table__)
+_RESERVATIONS: Final = f"SELECT {column_list(RESERVATIONS)} FROM reservations"
+# Lines are written with their reservation and never again, so the lock on the one guards both.
+_LINES: Final = (
+    f"SELECT {column_list(RESERVATION_LINES)} FROM reservation_lines "
+    "WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id, sku"
+)
+_STOCK_LEVELS: Final = (
+    f"SELECT {column_list(STOCK_LEVELS)}, items.active FROM stock_levels JOIN items USING (sku) "
+    "WHERE stock_levels.sku = ANY(%s)"
+)
+_MOVEMENTS: Final = f"SELECT {column_list(MOVEMENTS)} FROM movements"
 
 
 # ---- locks
@@ -56,7 +50,7 @@ def lock_items(session: Session, skus: Collection[str]) -> dict[str, Item]:
     """The items that exist, locked, by SKU."""
     if not skus:
         return {}
-    query = select(Item).where(_is_any_of(Item.sku, skus)).order_by(Item.sku)
+    query = select(Item).where(Item.sku.in_(sorted(skus))).order_by(Item.sku)
     items = session.scalars(lock_rows(query, key_share=True)).all()
     session.expunge_all()
     return {item.sku: item for item in items}
@@ -64,46 +58,27 @@ def lock_items(session: Session, skus: Collection[str]) -> dict[str, Item]:
 
 def lock_reservations(session: Session, order_ids: Collection[UUID]) -> dict[UUID, Reservation]:
     """The reservations that exist, locked, with their lines, by order."""
-    if not order_ids:
-        return {}
-    query = (
-        _reservations_with_lines()
-        .where(Reservation.order_id == any_(cast(sorted(order_ids), ARRAY(Uuid))))
-        .order_by(Reservation.order_id)
-    )
-    locked = lock_rows(query, of=Reservation, key_share=True)
-    reservations = session.scalars(locked).unique().all()
-    session.expunge_all()
-    return {reservation.order_id: reservation for reservation in reservations}
+    lock = locking("FOR NO KEY UPDATE")
+    statement = f"{_RESERVATIONS} WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id {lock}"
+    return _with_lines(session, load(session, Reservation, statement, _texts(order_ids)))
 
 
 def lock_due_reservations(session: Session, most: int) -> dict[UUID, Reservation]:
     """At most `most` held reservations whose time has passed, locked; not those that others work on."""
-    query = (
-        select(Reservation.order_id)
-        .where(Reservation.state == ReservationState.HELD)
-        .where(Reservation.expires_at <= func.db_now())
-        .order_by(Reservation.expires_at)
-        .limit(most)
+    statement = (
+        f"{_RESERVATIONS} WHERE state = 'held' AND expires_at <= db_now() "
+        f"ORDER BY expires_at LIMIT %s {locking('FOR NO KEY UPDATE SKIP LOCKED')}"
     )
-    due = session.scalars(lock_rows(query, key_share=True, skip_locked=True)).all()
-    return lock_reservations(session, due)
+    return _with_lines(session, load(session, Reservation, statement, most))
 
 
 def lock_stock_levels(session: Session, skus: Collection[str]) -> dict[str, StockLevel]:
     """The stock levels that exist, locked, with whether their items are for sale, by SKU."""
     if not skus:
         return {}
-    query = (
-        select(StockLevel)
-        .join(Item, Item.sku == StockLevel.sku)
-        .where(_is_any_of(StockLevel.sku, skus))
-        .order_by(StockLevel.sku)
-        .options(with_expression(StockLevel.for_sale, Item.active))
-    )
-    levels = session.scalars(lock_rows(query, of=StockLevel, key_share=True)).all()
-    session.expunge_all()
-    return {level.sku: level for level in levels}
+    lock = locking("FOR NO KEY UPDATE OF stock_levels")
+    statement = f"{_STOCK_LEVELS} ORDER BY stock_levels.sku {lock}"
+    return {level.sku: level for level in load(session, StockLevel, statement, sorted(skus))}
 
 
 # ---- queries
@@ -114,12 +89,12 @@ def find_item(session: Session, sku: str) -> Item | None:
 
 
 def find_stock_level(session: Session, sku: str) -> StockLevel | None:
-    return session.get(StockLevel, sku)
+    return next(iter(load(session, StockLevel, _STOCK_LEVELS, [sku])), None)
 
 
 def find_reservation(session: Session, order_id: UUID) -> Reservation | None:
-    query = _reservations_with_lines().where(Reservation.order_id == order_id)
-    return session.scalars(query).unique().one_or_none()
+    found = load(session, Reservation, f"{_RESERVATIONS} WHERE order_id = %s::uuid", str(order_id))
+    return _with_lines(session, found).get(order_id)
 
 
 def find_movements(
@@ -128,14 +103,10 @@ def find_movements(
     """Those of the (SKU, cause) that have made their movement."""
     if not causes:
         return {}
-    # A superset by two arrays, then the exact pairs: a pair of a key and another SKU is rare.
-    query = select(Movement).where(
-        _is_any_of(Movement.sku, {sku for sku, _ in causes}),
-        _is_any_of(Movement.cause, {cause for _, cause in causes}),
-    )
-    movements = session.scalars(query).all()
-    session.expunge_all()
-    return {(m.sku, m.cause): m for m in movements if (m.sku, m.cause) in causes}
+    statement = f"{_MOVEMENTS} JOIN unnest(%s::text[], %s::text[]) AS wanted (sku, cause) USING (sku, cause)"
+    wanted = sorted(causes)
+    found = load(session, Movement, statement, [sku for sku, _ in wanted], [c for _, c in wanted])
+    return {(m.sku, m.cause): m for m in found}
 
 
 def list_items(
@@ -157,23 +128,34 @@ def list_items(
 
 def count_held(session: Session) -> tuple[int, int]:
     """How many reservations are held, and how many of them a minute longer than they may."""
-    late = Reservation.expires_at < func.db_now() - timedelta(minutes=1)
-    held, overdue = session.execute(
-        select(func.count(), func.count().filter(late)).where(
-            Reservation.state == ReservationState.HELD
-        )
-    ).one()
+    statement = (
+        "SELECT count(*), count(*) FILTER (WHERE expires_at < db_now() - interval '1 minute') "
+        "FROM reservations WHERE state = 'held'"
+    )
+    [counts] = load(session, _pair, statement)
+    return counts
+
+
+def _pair(held: int, overdue: int) -> tuple[int, int]:
     return held, overdue
+
+
+def hold_until(session: Session, expires_at: datetime) -> None:
+    """Give whatever is held its time until then."""
+    session.connection().exec_driver_sql(
+        "UPDATE reservations SET expires_at = %s WHERE state = 'held'", (expires_at,)
+    )
 
 
 def list_movements(
     session: Session, sku: str, *, before: int | None, most: int
 ) -> Sequence[Movement]:
     """The SKU's movements, newest first, older than the sequence `before`."""
-    query = select(Movement).where(Movement.sku == sku)
-    if before is not None:
-        query = query.where(Movement.sequence < before)
-    return session.scalars(query.order_by(Movement.sequence.desc()).limit(most)).all()
+    statement = (
+        f"{_MOVEMENTS} WHERE sku = %s AND sequence < coalesce(%s::bigint, {2**63 - 1}) "
+        "ORDER BY sequence DESC LIMIT %s"
+    )
+    return load(session, Movement, statement, sku, before, most)
 
 
 # ---- writes
@@ -183,7 +165,7 @@ def insert_items(session: Session, items: Iterable[Item]) -> None:
     """New items, each with its empty stock level."""
     rows = [_item_row(item) for item in sorted(items, key=lambda item: item.sku)]
     insert_rows(session, _ITEMS, rows)
-    insert_rows(session, _STOCK_LEVELS, [{"sku": row["sku"]} for row in rows])
+    insert_rows(session, STOCK_LEVELS, [{"sku": row["sku"]} for row in rows])
 
 
 def update_items(session: Session, items: Iterable[Item]) -> None:
@@ -195,7 +177,7 @@ def insert_reservations(session: Session, reservations: Iterable[Reservation]) -
     new = sorted(reservations, key=lambda reservation: reservation.order_id)
     insert_rows(
         session,
-        _RESERVATIONS,
+        RESERVATIONS,
         [
             {
                 **_reservation_row(reservation),
@@ -207,7 +189,7 @@ def insert_reservations(session: Session, reservations: Iterable[Reservation]) -
     )
     insert_rows(
         session,
-        _RESERVATION_LINES,
+        RESERVATION_LINES,
         [
             {"order_id": line.order_id, "sku": line.sku, "quantity": line.quantity}
             for reservation in new
@@ -218,37 +200,36 @@ def insert_reservations(session: Session, reservations: Iterable[Reservation]) -
 
 def update_reservations(session: Session, reservations: Iterable[Reservation]) -> None:
     rows = [_reservation_row(reservation) for reservation in reservations]
-    update_rows(session, _RESERVATIONS, rows, key="order_id")
+    update_rows(session, RESERVATIONS, rows, key="order_id")
 
 
 def write_stock(session: Session, stock: Stock) -> None:
     """The changed levels, and the movements that changed them.
 
-    The movements' trigger changes on_hand. Promises that fall are written before it, all others after it,
-    because each statement has to leave reserved <= on_hand.
+    The movements' trigger changes on_hand at the end of their statement. Promises that fall are written with
+    it, all others after it, because reserved <= on_hand has to hold all the time.
     """
     fewer, others = stock.changed()
-    update_rows(session, _STOCK_LEVELS, [_level_row(level) for level in fewer], key="sku")
-    insert_rows(session, _MOVEMENTS, [_movement_row(movement) for movement in stock.movements])
-    update_rows(session, _STOCK_LEVELS, [_level_row(level) for level in others], key="sku")
+    update_rows(session, STOCK_LEVELS, [_level_row(level) for level in fewer], key="sku")
+    insert_rows(session, MOVEMENTS, [_movement_row(movement) for movement in stock.movements])
+    if stock.movements and others:
+        send(session)
+    update_rows(session, STOCK_LEVELS, [_level_row(level) for level in others], key="sku")
 
 
 # ---- pieces
 
 
-def _reservations_with_lines() -> Select[Reservation]:
-    # Lines are written with their reservation and never again, so the lock on the one guards both.
-    return (
-        select(Reservation)
-        .outerjoin(Reservation.lines)
-        .options(contains_eager(Reservation.lines))
-        .order_by(Reservation.order_id, ReservationLine.sku)
-    )
+def _with_lines(session: Session, found: Iterable[Reservation]) -> dict[UUID, Reservation]:
+    reservations = {reservation.order_id: reservation for reservation in found}
+    if reservations:
+        for line in load(session, ReservationLine, _LINES, _texts(reservations)):
+            reservations[line.order_id].lines.append(line)
+    return reservations
 
 
-def _is_any_of(column: InstrumentedAttribute[str], values: Collection[str]) -> ColumnElement[bool]:
-    # One array parameter: the statement's text does not depend on how many there are.
-    return column == any_(cast(sorted(values), ARRAY(Text)))
+def _texts(order_ids: Iterable[UUID]) -> list[str]:
+    return [str(order_id) for order_id in sorted(order_ids)]
 
 
 def _item_row(item: Item) -> dict[str, object]:
@@ -274,4 +255,4 @@ def _reservation_row(reservation: Reservation) -> dict[str, object]:
 
 
 _ITEM_COLUMNS = tuple(_ITEMS.columns.keys())
-_MOVEMENT_COLUMNS = tuple(_MOVEMENTS.columns.keys())
+_MOVEMENT_COLUMNS = tuple(MOVEMENTS.columns.keys())

@@ -30,9 +30,10 @@ log = logging.getLogger(__name__)
 def handle_commands(session: Session, commands: Sequence[Command]) -> list[Result]:
     """Apply people's commands in order; each one's result, or why it was refused."""
     recordings = [c for c in commands if isinstance(c, RecordMovement)]
+    used = idempotency.find(session, {c.idempotency_key for c in recordings})
     desk = Desk(
         now=database_time(session),
-        used=idempotency.find(session, {c.idempotency_key for c in recordings}),
+        used=used,
         items=repository.lock_items(session, {c.sku for c in commands if isinstance(c, PutItem)}),
         stock=Stock(repository.lock_stock_levels(session, {c.sku for c in recordings})),
         recorded=repository.find_movements(session, {(c.sku, c.cause) for c in recordings}),

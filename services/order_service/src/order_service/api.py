@@ -56,7 +56,7 @@ class Desk:
     draining: Draining
 
 
-def _desk(request: Request) -> Desk:
+async def _desk(request: Request) -> Desk:
     desk: Desk = request.app.state.desk
     return desk
 

@@ -1,10 +1,10 @@
-"""The order aggregate: its rows as mapped classes, and the verbs that change it.
+"""The order aggregate: its tables, its rows as plain objects, and the verbs that change it.
 
 Owns what an order may become. Reads no database and writes none: objects are loaded, changed in memory and
 written in bulk by the repository. The tables' CHECKs stand in the migrations only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -14,17 +14,19 @@ from ecom_common.tables import NAMING
 from ecom_common.tracing import trace_id_of
 from sqlalchemy import (
     BigInteger,
+    Boolean,
+    Column,
     DateTime,
     ForeignKey,
     Index,
     Integer,
     MetaData,
+    Table,
     Text,
     UniqueConstraint,
     Uuid,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from order_service import saga
 from order_service.saga import Goal, Payment, Reason, Saga, Status, Stock
@@ -64,10 +66,6 @@ SUMMARIES: Final = {
 """Every kind of change, in words for people."""
 
 
-class Base(DeclarativeBase):
-    metadata = MetaData(naming_convention=NAMING)
-
-
 @dataclass(frozen=True, slots=True)
 class Cause:
     """The message that led to a change, and where it stood."""
@@ -79,115 +77,187 @@ class Cause:
     traceparent: str | None = None
 
 
-class CatalogueItem(Base):
+metadata = MetaData(naming_convention=NAMING)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueItem:
     """The read model of inventory's catalogue: what can be ordered, and at what price."""
 
-    __tablename__ = "catalogue_items"
-
-    sku: Mapped[str] = mapped_column(Text, primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    unit_price: Mapped[int] = mapped_column(BigInteger)
-    currency: Mapped[str] = mapped_column(Text)
-    active: Mapped[bool]
-    version: Mapped[int] = mapped_column(Integer)
+    sku: str
+    name: str
+    unit_price: int
+    currency: str
+    active: bool
+    version: int
 
 
-class OrderLine(Base):
+CATALOGUE: Final = Table(
+    "catalogue_items",
+    metadata,
+    Column("sku", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("unit_price", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("version", Integer, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLine:
     """One SKU of an order, at the name and price it had when the order was placed."""
 
-    __tablename__ = "order_lines"
-
-    order_id: Mapped[UUID] = mapped_column(Uuid, ForeignKey("orders.id"), primary_key=True)
-    position: Mapped[int] = mapped_column(Integer, primary_key=True)
-    sku: Mapped[str] = mapped_column(Text)
-    name: Mapped[str] = mapped_column(Text)
-    quantity: Mapped[int] = mapped_column(Integer)
-    unit_price: Mapped[int] = mapped_column(BigInteger)
-    total: Mapped[int] = mapped_column(BigInteger)
+    order_id: UUID
+    position: int
+    sku: str
+    name: str
+    quantity: int
+    unit_price: int
+    total: int
 
 
-class HistoryEntry(Base):
+LINES: Final = Table(
+    "order_lines",
+    metadata,
+    Column("order_id", Uuid, ForeignKey("orders.id"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("sku", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("quantity", Integer, nullable=False),
+    Column("unit_price", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
     """One change of an order: entry `version` is what made the order that version. Append-only."""
 
-    __tablename__ = "order_history"
-    __table_args__ = (
-        Index(
-            "uq_order_history_message_id",
-            "order_id",
-            "message_id",
-            unique=True,
-            postgresql_where=text("message_id IS NOT NULL"),
-        ),
-    )
-
-    order_id: Mapped[UUID] = mapped_column(Uuid, ForeignKey("orders.id"), primary_key=True)
-    version: Mapped[int] = mapped_column(Integer, primary_key=True)
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    kind: Mapped[str] = mapped_column(Text)
-    actor: Mapped[str] = mapped_column(Text)
-    note: Mapped[str | None] = mapped_column(Text)
-    status: Mapped[str] = mapped_column(Text)
-    goal: Mapped[str] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
-    stock: Mapped[str] = mapped_column(Text)
-    payment: Mapped[str] = mapped_column(Text)
-    message_id: Mapped[UUID | None] = mapped_column(Uuid)
-    message_topic: Mapped[str | None] = mapped_column(Text)
-    message_partition: Mapped[int | None] = mapped_column(Integer)
-    message_offset: Mapped[int | None] = mapped_column(BigInteger)
-    trace_id: Mapped[str | None] = mapped_column(Text)
+    order_id: UUID
+    version: int
+    at: datetime
+    kind: str
+    actor: str
+    note: str | None
+    status: str
+    goal: str
+    reason: str | None
+    stock: str
+    payment: str
+    message_id: UUID | None
+    message_topic: str | None
+    message_partition: int | None
+    message_offset: int | None
+    trace_id: str | None
 
 
-class Order(Base):
-    """An order, which is its own saga."""
+HISTORY: Final = Table(
+    "order_history",
+    metadata,
+    Column("order_id", Uuid, ForeignKey("orders.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("note", Text),
+    Column("status", Text, nullable=False),
+    Column("goal", Text, nullable=False),
+    Column("reason", Text),
+    Column("stock", Text, nullable=False),
+    Column("payment", Text, nullable=False),
+    Column("message_id", Uuid),
+    Column("message_topic", Text),
+    Column("message_partition", Integer),
+    Column("message_offset", BigInteger),
+    Column("trace_id", Text),
+    Index(
+        "uq_order_history_message_id",
+        "order_id",
+        "message_id",
+        unique=True,
+        postgresql_where=text("message_id IS NOT NULL"),
+    ),
+)
 
-    __tablename__ = "orders"
-    __table_args__ = (
-        UniqueConstraint("customer_id", "checkout_id", name="uq_orders_customer_id"),
-        Index("ix_orders_customer_id", "customer_id", "id"),
-        Index("ix_orders_status", "status", "id"),
-        Index("ix_orders_due_at", "due_at", postgresql_where=_OPEN),
-    )
+ORDERS: Final = Table(
+    "orders",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("customer_id", Text, nullable=False),
+    Column("checkout_id", Text),
+    Column("currency", Text, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("payment_method", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("goal", Text, nullable=False),
+    Column("reason", Text),
+    Column("stock", Text, nullable=False),
+    Column("stock_version", Integer, nullable=False),
+    Column("payment", Text, nullable=False),
+    Column("payment_version", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("deadline_at", DateTime(timezone=True), nullable=False),
+    Column("due_at", DateTime(timezone=True)),
+    Column("asks", Integer, nullable=False),
+    Column("flagged_at", DateTime(timezone=True)),
+    Column("resolved_at", DateTime(timezone=True)),
+    Column("traceparent", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("customer_id", "checkout_id", name="uq_orders_customer_id"),
+    Index("ix_orders_customer_id", "customer_id", "id"),
+    Index("ix_orders_status", "status", "id"),
+    Index("ix_orders_due_at", "due_at", postgresql_where=_OPEN),
+)
 
-    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
-    customer_id: Mapped[str] = mapped_column(Text)
-    checkout_id: Mapped[str | None] = mapped_column(Text)
-    currency: Mapped[str] = mapped_column(Text)
-    total: Mapped[int] = mapped_column(BigInteger)
-    payment_method: Mapped[str] = mapped_column(Text)
-    status: Mapped[str] = mapped_column(Text)
-    goal: Mapped[str] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
-    stock: Mapped[str] = mapped_column(Text)
-    stock_version: Mapped[int] = mapped_column(Integer)
-    payment: Mapped[str] = mapped_column(Text)
-    payment_version: Mapped[int] = mapped_column(Integer)
-    version: Mapped[int] = mapped_column(Integer)
-    deadline_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    due_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """An order, which is its own saga. Its fields are the columns of `ORDERS`, in their order."""
+
+    id: UUID
+    customer_id: str
+    checkout_id: str | None
+    currency: str
+    total: int
+    payment_method: str
+    status: str
+    goal: str
+    reason: str | None
+    stock: str
+    stock_version: int
+    payment: str
+    payment_version: int
+    version: int
+    deadline_at: datetime
+    due_at: datetime | None
     """When the sweeper looks at it next; None when it need not."""
-    asks: Mapped[int] = mapped_column(Integer)
+    asks: int
     """How often the outstanding commands were sent again without an answer."""
-    flagged_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    resolved_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    flagged_at: datetime | None
+    resolved_at: datetime | None
     """When an operator settled it outside of the system; it goes no further by itself."""
-    traceparent: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-
-    lines: Mapped[list[OrderLine]] = relationship(order_by=OrderLine.position, lazy="raise")
+    traceparent: str | None
+    created_at: datetime
+    updated_at: datetime
+    lines: list[OrderLine] = field(default_factory=list)
+    """Only for whoever has loaded them."""
+    _saga: Saga | None = None
 
     @property
     def saga(self) -> Saga:
         """The part of the row that decides what comes next."""
-        return Saga(
-            goal=Goal(self.goal),
-            reason=None if self.reason is None else Reason(self.reason),
-            stock=Stock(self.stock),
-            stock_version=self.stock_version,
-            payment=Payment(self.payment),
-            payment_version=self.payment_version,
-        )
+        if self._saga is None:
+            self._saga = Saga(
+                goal=Goal(self.goal),
+                reason=None if self.reason is None else Reason(self.reason),
+                stock=Stock(self.stock),
+                stock_version=self.stock_version,
+                payment=Payment(self.payment),
+                payment_version=self.payment_version,
+            )
+        return self._saga
 
     @property
     def is_open(self) -> bool:
@@ -289,6 +359,7 @@ class Order(Base):
     ) -> "Change | None":
         if after == self.saga:
             return None
+        self._saga = after
         self.goal = after.goal.value
         self.reason = None if after.reason is None else after.reason.value
         self.stock = after.stock.value

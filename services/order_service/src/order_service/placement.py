@@ -36,12 +36,12 @@ class Placement:
         cls,
         session: Session,
         commands: Sequence[PlaceOrder],
+        used_keys: dict[Key, Stored],
         changes: Changes,
         *,
         now: datetime,
         deadline_at: datetime,
     ) -> "Placement":
-        used_keys = idempotency.find(session, {c.key for c in commands})
         replayed = {UUID(stored.resource_id) for stored in used_keys.values()}
         return cls(
             changes=changes,

@@ -29,11 +29,10 @@ from ecom_common.service_worker import worker_sessions
 from ecom_common.settings import load
 from ecom_contracts.messages import Message, PaymentCancel, StockRelease
 from pydantic import BaseModel
-from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from order_service import repository
-from order_service.models import OPEN_STATUSES, SERVICE, Order
+from order_service.models import SERVICE
 from order_service.publishing import commands
 from order_service.saga import Ask, Goal, Payment, Saga, Stock
 from order_service.settings import Settings
@@ -85,11 +84,7 @@ def repeat_steps(session: Session, ids: Sequence[UUID], *, deadline: timedelta) 
     """Ask again for all steps of these orders; those that are open get a new deadline."""
     now = database_time(session)
     orders = repository.lock_orders(session, ids)
-    session.execute(
-        update(Order)
-        .where(Order.id.in_(ids), Order.status.in_(OPEN_STATUSES))
-        .values(deadline_at=func.greatest(Order.deadline_at, now + deadline))
-    )
+    repository.renew_deadlines(session, ids, now + deadline)
     publish(
         session,
         [
@@ -127,9 +122,7 @@ def all_orders(sessions: Sessions, *, at_once: int = AT_ONCE) -> Iterable[Sequen
     last = _FIRST
     while True:
         with sessions() as session:
-            page = session.scalars(
-                select(Order.id).where(Order.id > last).order_by(Order.id).limit(at_once)
-            ).all()
+            page = repository.page_of_ids(session, after=last, most=at_once)
         if not page:
             return
         yield page

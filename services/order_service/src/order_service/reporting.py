@@ -7,7 +7,7 @@ otherwise tell of it twice, or of something that never was.
 import logging
 from typing import Any, Final
 
-from sqlalchemy import event
+from ecom_common.durable import when_durable
 from sqlalchemy.orm import Session
 
 from order_service.metrics import FINAL_SECONDS
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def report_when_durable(session: Session, changes: Changes) -> None:
     """Report what `changes` holds when the session's transaction commits."""
     if changes.history:
-        event.listen(session, "after_commit", lambda _: _report(changes), once=True)
+        when_durable(session, lambda: _report(changes))
 
 
 def _report(changes: Changes) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from ecom_common import idempotency
 from ecom_common.clock import database_time
 from ecom_common.errors import Problem
+from ecom_common.idempotency import Key, Stored
 from ecom_common.messages import Received
 from ecom_common.safeguards import is_off
 from ecom_contracts.messages import ItemChanged, PaymentChanged, ReservationChanged
@@ -51,11 +53,12 @@ class OrderDesk:
     def handle_commands(self, session: Session, batch: Sequence[Command]) -> list[Result]:
         """Apply HTTP commands; a refusal is a result, decided before anything is changed."""
         changes = Changes()
-        now = database_time(session)
         places = [c for c in batch if isinstance(c, PlaceOrder)]
         cancels = [c for c in batch if isinstance(c, CancelOrder)]
+        used_keys = idempotency.find(session, {c.key for c in places})
+        now = database_time(session)
         results: dict[int, Result] = {}
-        results.update(self._place(session, places, changes, now=now))
+        results.update(self._place(session, places, used_keys, changes, now=now))
         results.update(self._cancel(session, cancels, changes, now=now))
         repository.save(session, changes)
         report_when_durable(session, changes)
@@ -153,12 +156,19 @@ class OrderDesk:
         return results
 
     def _place(
-        self, session: Session, wishes: Sequence[PlaceOrder], changes: Changes, *, now: datetime
+        self,
+        session: Session,
+        wishes: Sequence[PlaceOrder],
+        used_keys: dict[Key, Stored],
+        changes: Changes,
+        *,
+        now: datetime,
     ) -> dict[int, Result]:
         if not wishes:
             return {}
+        deadline_at = now + self._deadline
         desk = Placement.prepare(
-            session, wishes, changes, now=now, deadline_at=now + self._deadline
+            session, wishes, used_keys, changes, now=now, deadline_at=deadline_at
         )
         results = {id(wish): desk.decide(wish) for wish in wishes}
         for order in changes.placed:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ecom_common.durable import when_durable
 from ecom_common.messages import Handlers, Received
 from ecom_contracts.messages import PaymentCancel, PaymentCharge
 from ecom_contracts.topics import PAYMENT_COMMANDS
-from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from payment_service import service
@@ -19,7 +19,7 @@ def handlers(wake_jobs: Callable[[], None]) -> Handlers:
 
     def apply(session: Session, messages: Sequence[Received]) -> None:
         # Not a trigger of the database: NOTIFY would serialise the commits of everybody.
-        event.listen(session, "after_commit", lambda _: wake_jobs(), once=True)
+        when_durable(session, wake_jobs)
         service.apply_payment_commands(session, messages)
 
     # One function for both, so that a mixed batch stays one batch.

@@ -1,32 +1,32 @@
-"""The payment intent with its operations, and the ledger: mapped classes with the verbs of the business.
+"""The payment intent with its operations, and the ledger: tables, plain rows, and the verbs of the business.
 
 An intent and its operations are one aggregate: they are loaded, locked, changed and written together. No
-session and no I/O here. The tables are made by the migrations.
+session and no I/O here. The tables are made by the migrations, where their CHECKs stand.
 """
 
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self
 from uuid import UUID
 
 from ecom_common.errors import IllegalTransition
 from ecom_common.ids import new_id
 from ecom_common.tables import NAMING
-from ecom_contracts.messages import MAX_AMOUNT, PaymentState
+from ecom_contracts.messages import PaymentState
 from sqlalchemy import (
     BigInteger,
-    CheckConstraint,
+    Column,
     DateTime,
-    Dialect,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
+    Table,
     Text,
     UniqueConstraint,
+    Uuid,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from sqlalchemy.types import TypeDecorator
 
 from payment_service.states import (
     TRANSITIONS,
@@ -45,79 +45,69 @@ MAX_ERROR_CHARS: Final = 500
 REFUND_AGAIN: Final = Backoff()
 """A new refund after one that has failed waits for this, however often it is asked for."""
 
-E = TypeVar("E", bound=StrEnum)
+metadata: Final = MetaData(naming_convention=NAMING)
 
 
-class _EnumText(TypeDecorator[E]):
-    """A StrEnum in a text column; the column's CHECK knows the same words."""
+OPERATIONS: Final = Table(
+    "operations",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("payment_id", Uuid, ForeignKey("payments.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("key", Text, nullable=False, unique=True),
+    Column("amount", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", DateTime(timezone=True)),
+    Column("leased_until", DateTime(timezone=True)),
+    Column("last_error", Text),
+    Column("cause_id", Uuid, nullable=False),
+    Column("correlation_id", Text),
+    Column("traceparent", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("payment_id", "kind", "number"),
+    # Never two refunds at once, and none after one that has succeeded.
+    Index(
+        None,
+        "payment_id",
+        unique=True,
+        postgresql_where=text("kind = 'refund' AND state <> 'failed'"),
+    ),
+    Index(None, "next_attempt_at", postgresql_where=text("next_attempt_at IS NOT NULL")),
+)
 
-    impl = Text
-    cache_ok = True
 
-    def __init__(self, kind: type[E]) -> None:
-        super().__init__()
-        self.kind = kind
+@dataclass(slots=True, eq=False)
+class Operation:
+    """Something asked of the provider. Its key, kind and amount are fixed before the first call.
 
-    def process_bind_param(self, value: E | None, dialect: Dialect) -> Any:
-        return None if value is None else value.value
+    Its fields are the columns of `OPERATIONS`.
+    """
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> E | None:
-        return None if value is None else self.kind(value)
+    id: UUID
+    payment_id: UUID
+    kind: OperationKind
+    number: int
+    key: str
+    amount: int
+    state: OperationState
+    attempts: int
+    next_attempt_at: datetime | None
+    leased_until: datetime | None
+    last_error: str | None
+    cause_id: UUID
+    correlation_id: str | None
+    traceparent: str | None
+    created_at: datetime
+    updated_at: datetime
+    stored: tuple[object, ...] | None = None
+    """What of it may change, as it stands in the database, for whoever has locked it; None when it is new."""
 
-
-class Base(DeclarativeBase):
-    metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy wants it so
-        str: Text,
-        datetime: DateTime(timezone=True),
-        PaymentState: _EnumText(PaymentState),
-        OperationKind: _EnumText(OperationKind),
-        OperationState: _EnumText(OperationState),
-        JournalKind: _EnumText(JournalKind),
-        Account: _EnumText(Account),
-    }
-
-
-class Operation(Base):
-    """Something asked of the provider. Its key, kind and amount are fixed before the first call."""
-
-    __tablename__ = "operations"
-    __table_args__ = (
-        UniqueConstraint("payment_id", "kind", "number"),
-        CheckConstraint("kind IN ('charge', 'void', 'refund')", name="kind"),
-        CheckConstraint("number = 1 OR (number > 1 AND kind = 'refund')", name="number"),
-        CheckConstraint(f"amount BETWEEN 1 AND {MAX_AMOUNT}", name="amount"),
-        CheckConstraint("state IN ('pending', 'succeeded', 'failed', 'unknown')", name="state"),
-        CheckConstraint("attempts >= 0", name="attempts"),
-        CheckConstraint(
-            "next_attempt_at IS NULL OR state IN ('pending', 'unknown')", name="next_attempt_at"
-        ),
-        # Never two refunds at once, and none after one that has succeeded.
-        Index(
-            None,
-            "payment_id",
-            unique=True,
-            postgresql_where=text("kind = 'refund' AND state <> 'failed'"),
-        ),
-        Index(None, "next_attempt_at", postgresql_where=text("next_attempt_at IS NOT NULL")),
-    )
-
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    payment_id: Mapped[UUID] = mapped_column(ForeignKey("payments.id"))
-    kind: Mapped[OperationKind]
-    number: Mapped[int]
-    key: Mapped[str] = mapped_column(unique=True)
-    amount: Mapped[int] = mapped_column(BigInteger)
-    state: Mapped[OperationState]
-    attempts: Mapped[int]
-    next_attempt_at: Mapped[datetime | None]
-    leased_until: Mapped[datetime | None]
-    last_error: Mapped[str | None]
-    cause_id: Mapped[UUID]
-    correlation_id: Mapped[str | None]
-    traceparent: Mapped[str | None]
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
+    def __post_init__(self) -> None:
+        self.kind = OperationKind(self.kind)
+        self.state = OperationState(self.state)
 
     @property
     def cause(self) -> Cause:
@@ -126,14 +116,6 @@ class Operation(Base):
     @property
     def is_settled(self) -> bool:
         return self.state in (OperationState.SUCCEEDED, OperationState.FAILED)
-
-    def lease(self, *, now: datetime, lease: timedelta) -> None:
-        """Give it to one caller; the number of attempts tells this caller from later ones."""
-        if self.next_attempt_at is None:
-            raise IllegalTransition(f"a {self.kind} that has {self.state} is not asked for again")
-        self.attempts += 1
-        self.leased_until = now + lease
-        self.updated_at = now
 
     def give_back(self, *, attempt: int, now: datetime) -> None:
         """The caller of this attempt did not ask after all: somebody else may, at once."""
@@ -160,61 +142,62 @@ class Operation(Base):
         self.updated_at = now
 
 
-class PaymentIntent(Base):
-    """What one order is to pay, and how far that has come.
+PAYMENTS: Final = Table(
+    "payments",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("order_id", Uuid, nullable=False, unique=True),
+    Column("customer_id", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("method", Text),
+    Column("state", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("captured", BigInteger, nullable=False),
+    Column("refunded", BigInteger, nullable=False),
+    Column("decline_code", Text),
+    Column("provider_reference", Text),
+    Column("cancel_requested_at", DateTime(timezone=True)),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    Index(
+        None,
+        "state",
+        postgresql_where=text("state IN ('unknown', 'refunding', 'refund_failed')"),
+    ),
+)
+
+
+@dataclass(slots=True, eq=False)
+class PaymentIntent:
+    """What one order is to pay, and how far that has come. Its fields are the columns of `PAYMENTS`.
 
     Its verbs do nothing where `TRANSITIONS` names nothing, so saying anything twice is harmless. The
     version grows when, and only when, others would see a change.
     """
 
-    __tablename__ = "payments"
-    __table_args__ = (
-        CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
-        CheckConstraint(f"amount BETWEEN 1 AND {MAX_AMOUNT}", name="amount"),
-        CheckConstraint(
-            "state IN ('processing', 'unknown', 'captured', 'declined', 'cancelled', 'refunding', "
-            "'refunded', 'refund_failed')",
-            name="state",
-        ),
-        CheckConstraint("version >= 1", name="version"),
-        CheckConstraint(
-            "0 <= refunded AND refunded <= captured AND captured <= amount", name="money"
-        ),
-        CheckConstraint(
-            "(captured > 0) = (state IN ('captured', 'refunding', 'refunded', 'refund_failed'))",
-            name="captured",
-        ),
-        CheckConstraint(
-            "(refunded > 0 AND refunded = captured) = (state = 'refunded')", name="refunded"
-        ),
-        CheckConstraint("(decline_code IS NOT NULL) = (state = 'declined')", name="decline_code"),
-        Index(
-            None,
-            "state",
-            postgresql_where=text("state IN ('unknown', 'refunding', 'refund_failed')"),
-        ),
-    )
+    id: UUID
+    order_id: UUID
+    customer_id: str
+    currency: str
+    amount: int
+    method: str | None
+    state: PaymentState
+    version: int
+    captured: int
+    refunded: int
+    decline_code: str | None
+    provider_reference: str | None
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    operations: list[Operation] = field(default_factory=list)
+    """In the order in which they were made."""
+    stored: tuple[object, ...] | None = None
+    """What of it may change, as it stands in the database, for whoever has locked it; None when it is new."""
 
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    order_id: Mapped[UUID] = mapped_column(unique=True)
-    customer_id: Mapped[str]
-    currency: Mapped[str]
-    amount: Mapped[int] = mapped_column(BigInteger)
-    method: Mapped[str | None]
-    state: Mapped[PaymentState]
-    version: Mapped[int]
-    captured: Mapped[int] = mapped_column(BigInteger)
-    refunded: Mapped[int] = mapped_column(BigInteger)
-    decline_code: Mapped[str | None]
-    provider_reference: Mapped[str | None]
-    cancel_requested_at: Mapped[datetime | None]
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
-
-    # Viewonly: the repository writes operations in bulk, never the unit of work.
-    operations: Mapped[list[Operation]] = relationship(
-        viewonly=True, lazy="raise", order_by=(Operation.created_at, Operation.id)
-    )
+    def __post_init__(self) -> None:
+        self.state = PaymentState(self.state)
 
     @classmethod
     def unasked(
@@ -237,22 +220,12 @@ class PaymentIntent(Base):
             cancel_requested_at=None,
             created_at=now,
             updated_at=now,
-            operations=[],
         )
 
     @property
     def is_tombstone(self) -> bool:
         """Whether it was cancelled before anything was asked for."""
         return self.state is PaymentState.CANCELLED and not self.operations
-
-    @property
-    def charge_key(self) -> str:
-        """The key that the provider knows the charge by.
-
-        Made from the order, not from this row: a database that was set back to a backup, and is asked
-        again, finds the charge it has forgotten instead of making a second one.
-        """
-        return _key(self.order_id, OperationKind.CHARGE, 1)
 
     def charge(self, *, method: str, cause: Cause, now: datetime) -> None:
         """Charge the amount, once."""
@@ -385,47 +358,58 @@ class PaymentIntent(Base):
         return operation
 
 
+def charge_key(order_id: UUID) -> str:
+    """The key that the provider knows the charge of this order by.
+
+    Made from the order, not from the intent's row: a database that was set back to a backup, and is asked
+    again, finds the charge it has forgotten instead of making a second one.
+    """
+    return _key(order_id, OperationKind.CHARGE, 1)
+
+
 def _key(order_id: UUID, kind: OperationKind, number: int) -> str:
     return f"{order_id}:{kind}:{number}"
 
 
-class Entry(Base):
+JOURNALS: Final = Table(
+    "ledger_journals",
+    metadata,
+    # The key is the operation's, so that none can ever be booked twice.
+    Column("operation_id", Uuid, ForeignKey("operations.id"), primary_key=True),
+    Column("payment_id", Uuid, ForeignKey("payments.id"), nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("booked_at", DateTime(timezone=True), nullable=False),
+)
+ENTRIES: Final = Table(
+    "ledger_entries",
+    metadata,
+    Column("operation_id", Uuid, ForeignKey("ledger_journals.operation_id"), primary_key=True),
+    Column("account", Text, primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
     """One side of a journal: a positive amount is a debit of the account, a negative one a credit."""
 
-    __tablename__ = "ledger_entries"
-    __table_args__ = (
-        CheckConstraint("account IN ('provider_clearing', 'customer_receipts')", name="account"),
-        CheckConstraint(
-            f"amount <> 0 AND amount BETWEEN -{MAX_AMOUNT} AND {MAX_AMOUNT}", name="amount"
-        ),
-    )
-
-    operation_id: Mapped[UUID] = mapped_column(
-        ForeignKey("ledger_journals.operation_id"), primary_key=True
-    )
-    account: Mapped[Account] = mapped_column(primary_key=True)
-    amount: Mapped[int] = mapped_column(BigInteger)
+    operation_id: UUID
+    account: str
+    amount: int
 
 
-class Journal(Base):
+@dataclass(slots=True)
+class Journal:
     """What one operation did to the ledger. Written once; its entries sum to zero."""
 
-    __tablename__ = "ledger_journals"
-    __table_args__ = (
-        CheckConstraint("kind IN ('capture', 'refund')", name="kind"),
-        CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
-    )
-
-    # The key is the operation's, so that none can ever be booked twice.
-    operation_id: Mapped[UUID] = mapped_column(ForeignKey("operations.id"), primary_key=True)
-    payment_id: Mapped[UUID] = mapped_column(ForeignKey("payments.id"), index=True)
-    kind: Mapped[JournalKind]
-    currency: Mapped[str]
-    booked_at: Mapped[datetime]
-
-    entries: Mapped[list[Entry]] = relationship(
-        viewonly=True, lazy="raise", order_by=Entry.amount.desc()
-    )
+    operation_id: UUID
+    payment_id: UUID
+    kind: str
+    currency: str
+    booked_at: datetime
+    entries: list[Entry] = field(default_factory=list)
+    """The debit first."""
 
     @classmethod
     def of_capture(cls, charge: Operation, currency: str, now: datetime) -> Self:

@@ -5,27 +5,46 @@ is intents by order id, then their operations by id. Claiming locks operations a
 so it has no place in that order.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from ecom_common.bulk import insert_rows, update_rows
-from ecom_common.database import lock_rows
+from ecom_common.rows import column_list, load, locking
 from ecom_common.safeguards import is_off
 from ecom_contracts.messages import PaymentState
-from sqlalchemy import ColumnElement, Select, Table, func, inspect, or_, select
-from sqlalchemy.orm import Session, raiseload, selectinload
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm import Session
 
-from payment_service.models import Base, Entry, Journal, Operation, PaymentIntent
+from payment_service.models import (
+    ENTRIES,
+    JOURNALS,
+    OPERATIONS,
+    PAYMENTS,
+    Entry,
+    Journal,
+    Operation,
+    PaymentIntent,
+)
 
-_INTENTS: Final = cast(Table, PaymentIntent.__table__)
-_OPERATIONS: Final = cast(Table, Operation.__table__)
-_JOURNALS: Final = cast(Table, Journal.__table__)
-_ENTRIES: Final = cast(Table, Entry.__table__)
+_INTENTS: Final = f"SELECT {column_list(PAYMENTS)} FROM payments"
+_OPERATIONS: Final = f"SELECT {column_list(OPERATIONS)} FROM operations"
+# What is watched, and what the partial index of that covers.
+_WATCHED: Final = "state IN ('unknown', 'refunding', 'refund_failed')"
+_JOURNALS: Final = (
+    f"SELECT {column_list(JOURNALS)} FROM ledger_journals WHERE payment_id = ANY(%s::uuid[]) "
+    "ORDER BY booked_at, operation_id"
+)
+_ENTRIES: Final = (
+    f"SELECT {column_list(ENTRIES)} FROM ledger_entries WHERE operation_id = ANY(%s::uuid[]) "
+    "ORDER BY amount DESC"
+)
 
+_INTENT: Final = tuple(PAYMENTS.columns.keys())
+_OPERATION: Final = tuple(OPERATIONS.columns.keys())
+_JOURNAL: Final = tuple(JOURNALS.columns.keys())
+_ENTRY: Final = tuple(ENTRIES.columns.keys())
 # What the service's role may update; the rest of a row is fixed when it is made.
 _INTENT_CHANGES: Final = (
     "id", "state", "version", "captured", "refunded", "decline_code", "provider_reference",
@@ -49,59 +68,88 @@ class Watched:
 
 def lock_intents(session: Session, order_ids: Collection[UUID]) -> dict[UUID, PaymentIntent]:
     """The intents of these orders with their operations, locked; by order id."""
-    return {i.order_id: i for i in _lock(session, PaymentIntent.order_id.in_(list(set(order_ids))))}
+    return {intent.order_id: intent for intent in _lock(session, "order_id", order_ids)}
 
 
 def lock_intents_by_id(session: Session, intent_ids: Collection[UUID]) -> dict[UUID, PaymentIntent]:
     """These intents with their operations, locked; by their own id."""
-    return {i.id: i for i in _lock(session, PaymentIntent.id.in_(list(set(intent_ids))))}
+    return {intent.id: intent for intent in _lock(session, "id", intent_ids)}
 
 
-def _lock(session: Session, which: ColumnElement[bool]) -> Sequence[PaymentIntent]:
-    query = select(PaymentIntent).where(which).order_by(PaymentIntent.order_id)
-    intents = session.scalars(lock_rows(query).options(raiseload("*"))).all()
-    operations: dict[UUID, list[Operation]] = {intent.id: [] for intent in intents}
+def _lock(session: Session, column: str, ids: Collection[UUID]) -> list[PaymentIntent]:
+    lock = locking("FOR UPDATE")
+    statement = f"{_INTENTS} WHERE {column} = ANY(%s::uuid[]) ORDER BY order_id {lock}"
+    intents = load(session, PaymentIntent, statement, _texts(ids))
+    for intent in intents:
+        intent.stored = _values(intent, _INTENT_CHANGES)
     if intents:
         # Locked too: claiming changes operations without a look at their intents.
-        theirs = select(Operation).where(Operation.payment_id.in_(operations))
-        for operation in session.scalars(lock_rows(theirs.order_by(Operation.id))):
-            operations[operation.payment_id].append(operation)
-    for intent in intents:
-        set_committed_value(intent, "operations", operations[intent.id])
-    session.expunge_all()
+        theirs = f"{_OPERATIONS} WHERE payment_id = ANY(%s::uuid[]) ORDER BY id {lock}"
+        _add_operations(intents, _load_locked(session, theirs, _texts(i.id for i in intents)))
     return intents
 
 
-def lock_due_operations(
-    session: Session, *, most: int
-) -> list[tuple[Operation, PaymentIntent, datetime]]:
-    """At most `most` operations that are to be asked now and that nobody else is asking, locked; and now.
+def _load_locked(session: Session, statement: str, ids: list[str]) -> list[Operation]:
+    operations = load(session, Operation, statement, ids)
+    for operation in operations:
+        operation.stored = _values(operation, _OPERATION_CHANGES)
+    return operations
 
-    The longest due first; those that another transaction is looking at are passed over.
+
+def _add_operations(intents: Iterable[PaymentIntent], operations: Iterable[Operation]) -> None:
+    by_id = {intent.id: intent for intent in intents}
+    for operation in operations:
+        by_id[operation.payment_id].operations.append(operation)
+
+
+def _texts(ids: Iterable[UUID]) -> list[str]:
+    return [str(one) for one in sorted(set(ids))]
+
+
+_LEASE: Final = """
+    WITH due AS (
+        SELECT id FROM operations
+        WHERE next_attempt_at <= db_now() AND (leased_until IS NULL OR leased_until <= db_now())
+        ORDER BY next_attempt_at LIMIT %s {lock})
+    UPDATE operations AS o
+    SET attempts = o.attempts + 1, leased_until = db_now() + %s, updated_at = db_now()
+    FROM due JOIN operations AS before USING (id) JOIN payments AS p ON p.id = before.payment_id
+    WHERE o.id = due.id
+    RETURNING before.next_attempt_at, o.id, p.id, p.order_id, o.kind, o.key, p.provider_reference,
+        o.amount, p.currency, p.method, o.attempts, o.traceparent"""
+
+
+class Leased(NamedTuple):
+    """An operation that is one caller's for a while, with what there is to know of its intent."""
+
+    due_at: datetime
+    operation_id: UUID
+    payment_id: UUID
+    order_id: UUID
+    kind: str
+    key: str
+    reference: str | None
+    amount: int
+    currency: str
+    method: str | None
+    attempt: int
+    traceparent: str | None
+
+
+def lease_due_operations(session: Session, *, most: int, lease: timedelta) -> list[Leased]:
+    """Lease at most `most` operations that are to be asked now and that nobody else is asking.
+
+    The longest due first; those that another transaction is looking at are passed over. One statement without
+    the aggregates: this is asked many times a second, mostly finds nothing, and who asks is no business of theirs.
     """
-    # The time comes with the rows: this is asked many times a second, and mostly finds nothing.
-    now = func.db_now()
-    query = (
-        select(Operation, PaymentIntent, now)
-        .join(PaymentIntent, PaymentIntent.id == Operation.payment_id)
-        .where(
-            Operation.next_attempt_at <= now,
-            or_(Operation.leased_until.is_(None), Operation.leased_until <= now),
-        )
-        .order_by(Operation.next_attempt_at)
-        .limit(most)
-    )
-    rows = session.execute(lock_rows(query, of=Operation, skip_locked=True)).all()
-    session.expunge_all()
-    return [(operation, intent, at) for operation, intent, at in rows]
+    statement = _LEASE.format(lock=locking("FOR UPDATE SKIP LOCKED"))
+    return sorted(load(session, Leased, statement, most, lease))
 
 
 def lock_operations(session: Session, operation_ids: Collection[UUID]) -> list[Operation]:
     """These operations alone, locked in the order of their ids."""
-    query = select(Operation).where(Operation.id.in_(list(set(operation_ids))))
-    operations = session.scalars(lock_rows(query.order_by(Operation.id))).all()
-    session.expunge_all()
-    return list(operations)
+    statement = f"{_OPERATIONS} WHERE id = ANY(%s::uuid[]) ORDER BY id {locking('FOR UPDATE')}"
+    return _load_locked(session, statement, _texts(operation_ids))
 
 
 def save(
@@ -113,93 +161,79 @@ def save(
         known = [i for i in known if not i.is_tombstone]
     ordered = sorted(known, key=lambda i: i.order_id)
     operations = [operation for intent in ordered for operation in intent.operations]
-    insert_rows(session, _INTENTS, [_row(i, _INTENTS.c.keys()) for i in ordered if _is_new(i)])
-    update_rows(
-        session,
-        _INTENTS,
-        [_row(i, _INTENT_CHANGES) for i in ordered if _is_changed(i)],
-        key="id",
-    )
-    insert_rows(
-        session, _OPERATIONS, [_row(o, _OPERATIONS.c.keys()) for o in operations if _is_new(o)]
-    )
+    insert_rows(session, PAYMENTS, [_row(i, _INTENT) for i in ordered if i.stored is None])
+    changed = [i for i in ordered if i.stored not in (None, _values(i, _INTENT_CHANGES))]
+    update_rows(session, PAYMENTS, [_row(i, _INTENT_CHANGES) for i in changed], key="id")
+    insert_rows(session, OPERATIONS, [_row(o, _OPERATION) for o in operations if o.stored is None])
     save_operations(session, operations)
     booked = list(journals)
-    insert_rows(session, _JOURNALS, [_row(j, _JOURNALS.c.keys()) for j in booked])
-    insert_rows(
-        session,
-        _ENTRIES,
-        [_row(e, _ENTRIES.c.keys()) for journal in booked for e in journal.entries],
-    )
+    insert_rows(session, JOURNALS, [_row(j, _JOURNAL) for j in booked])
+    entries = [entry for journal in booked for entry in journal.entries]
+    insert_rows(session, ENTRIES, [_row(entry, _ENTRY) for entry in entries])
 
 
 def save_operations(session: Session, operations: Iterable[Operation]) -> None:
     """Write what has changed of these locked operations."""
-    changed = [_row(o, _OPERATION_CHANGES) for o in operations if _is_changed(o)]
-    update_rows(session, _OPERATIONS, changed, key="id")
+    changed = [o for o in operations if o.stored not in (None, _values(o, _OPERATION_CHANGES))]
+    update_rows(session, OPERATIONS, [_row(o, _OPERATION_CHANGES) for o in changed], key="id")
 
 
-def _is_new(row: Base) -> bool:
-    return not inspect(row).has_identity
+def _values(row: object, names: Iterable[str]) -> tuple[object, ...]:
+    return tuple(getattr(row, name) for name in names)
 
 
-def _is_changed(row: Base) -> bool:
-    state = inspect(row)
-    return state.has_identity and state.modified
-
-
-def _row(row: Base, names: Iterable[str]) -> dict[str, Any]:
+def _row(row: object, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}
+
+
+# ---- reading
 
 
 def find_intent(session: Session, intent_id: UUID) -> PaymentIntent | None:
     """The intent with its operations."""
-    return session.scalar(_readable().where(PaymentIntent.id == intent_id))
+    return next(iter(_read(session, "WHERE id = %s::uuid", str(intent_id))), None)
 
 
 def page_of_intents(
     session: Session, *, order_id: UUID | None, before: UUID | None, limit: int
-) -> Sequence[PaymentIntent]:
+) -> list[PaymentIntent]:
     """At most `limit` intents with their operations, the newest first, before the cursor."""
-    query = _readable().order_by(PaymentIntent.id.desc()).limit(limit)
-    if order_id is not None:
-        query = query.where(PaymentIntent.order_id == order_id)
-    if before is not None:
-        query = query.where(PaymentIntent.id < before)
-    return session.scalars(query).all()
+    wanted = {"order_id = %s::uuid": order_id, "id < %s::uuid": before}
+    given = {condition: str(value) for condition, value in wanted.items() if value is not None}
+    where = f"WHERE {' AND '.join(given)}" if given else ""
+    return _read(session, f"{where} ORDER BY id DESC LIMIT %s", *given.values(), limit)
 
 
-def _readable() -> Select[PaymentIntent]:
-    return select(PaymentIntent).options(selectinload(PaymentIntent.operations))
+def _read(session: Session, rest: str, *parameters: object) -> list[PaymentIntent]:
+    intents = load(session, PaymentIntent, f"{_INTENTS} {rest}", *parameters)
+    if intents:
+        theirs = f"{_OPERATIONS} WHERE payment_id = ANY(%s::uuid[]) ORDER BY created_at, id"
+        _add_operations(intents, load(session, Operation, theirs, _texts(i.id for i in intents)))
+    return intents
 
 
 def journals_of(session: Session, intent_ids: Collection[UUID]) -> dict[UUID, list[Journal]]:
     """What is booked for these intents, by intent, in the order of booking."""
+    found = load(session, Journal, _JOURNALS, _texts(intent_ids))
+    by_operation = {journal.operation_id: journal for journal in found}
+    for entry in load(session, Entry, _ENTRIES, _texts(by_operation)):
+        by_operation[entry.operation_id].entries.append(entry)
     journals: dict[UUID, list[Journal]] = {intent_id: [] for intent_id in intent_ids}
-    query = (
-        select(Journal)
-        .where(Journal.payment_id.in_(journals))
-        .order_by(Journal.booked_at, Journal.operation_id)
-        .options(selectinload(Journal.entries))
-    )
-    for journal in session.scalars(query):
+    for journal in found:
         journals[journal.payment_id].append(journal)
     return journals
 
 
 def count_watched(session: Session, *, now: datetime) -> Watched:
     """What is not as it should be for long."""
-    states = session.execute(
-        select(PaymentIntent.state, func.count())
-        .where(PaymentIntent.state.in_(_WATCHED_STATES))
-        .group_by(PaymentIntent.state)
+    by_state = f"SELECT state, count(*) FROM payments WHERE {_WATCHED} GROUP BY state"
+    counts = dict(load(session, _pair, by_state))
+    [(due, oldest)] = load(
+        session,
+        _pair,
+        "SELECT count(*), min(next_attempt_at) FROM operations WHERE next_attempt_at <= %s",
+        now,
     )
-    counts = {row[0]: int(row[1]) for row in states}
-    due, oldest = session.execute(
-        select(func.count(), func.min(Operation.next_attempt_at)).where(
-            Operation.next_attempt_at <= now
-        )
-    ).one()
     return Watched(
         unknown=counts.get(PaymentState.UNKNOWN, 0),
         refunding=counts.get(PaymentState.REFUNDING, 0),
@@ -209,16 +243,13 @@ def count_watched(session: Session, *, now: datetime) -> Watched:
     )
 
 
+def _pair(one: Any, other: Any) -> tuple[Any, Any]:
+    return one, other
+
+
 def list_watched(
     session: Session, states: Collection[PaymentState], *, most: int
-) -> Sequence[PaymentIntent]:
+) -> list[PaymentIntent]:
     """At most `most` intents in these states with their operations, the longest unchanged first."""
-    query = _readable().where(PaymentIntent.state.in_(states))
-    return session.scalars(query.order_by(PaymentIntent.updated_at).limit(most)).all()
-
-
-_WATCHED_STATES: Final = (
-    PaymentState.UNKNOWN,
-    PaymentState.REFUNDING,
-    PaymentState.REFUND_FAILED,
-)
+    names = [state.value for state in states]
+    return _read(session, "WHERE state = ANY(%s) ORDER BY updated_at LIMIT %s", names, most)

@@ -21,9 +21,9 @@ from ecom_contracts.messages import PaymentCancel, PaymentChanged, PaymentCharge
 from sqlalchemy.orm import Session
 
 from payment_service import repository
-from payment_service.models import SERVICE, Journal, Operation, PaymentIntent
+from payment_service.models import SERVICE, Journal, PaymentIntent, charge_key
 from payment_service.provider import Outcome, Status
-from payment_service.repository import Watched
+from payment_service.repository import Leased, Watched
 from payment_service.states import Backoff, Cause, OperationKind
 
 MAX_CODE_CHARS: Final = 64
@@ -154,27 +154,24 @@ def claim_jobs(session: Session, *, most: int, lease: timedelta) -> list[Job]:
     or `give_back_jobs`. One who does neither within `lease` has lost the job to somebody else, who asks
     with the same key.
     """
-    due = repository.lock_due_operations(session, most=most)
-    for operation, _, now in due:
-        operation.lease(now=now, lease=lease)
-    repository.save_operations(session, [operation for operation, _, _ in due])
-    return [_job(operation, intent) for operation, intent, _ in due]
+    due = repository.lease_due_operations(session, most=most, lease=lease)
+    return [_job(leased) for leased in due]
 
 
-def _job(operation: Operation, intent: PaymentIntent) -> Job:
+def _job(leased: Leased) -> Job:
     job = Job(
-        operation_id=operation.id,
-        payment_id=intent.id,
-        order_id=intent.order_id,
-        kind=operation.kind,
-        key=operation.key,
-        charge_key=intent.charge_key,
-        reference=intent.provider_reference,
-        amount=operation.amount,
-        currency=intent.currency,
-        method=intent.method or "",
-        attempt=operation.attempts,
-        traceparent=operation.traceparent,
+        operation_id=leased.operation_id,
+        payment_id=leased.payment_id,
+        order_id=leased.order_id,
+        kind=OperationKind(leased.kind),
+        key=leased.key,
+        charge_key=charge_key(leased.order_id),
+        reference=leased.reference,
+        amount=leased.amount,
+        currency=leased.currency,
+        method=leased.method or "",
+        attempt=leased.attempt,
+        traceparent=leased.traceparent,
     )
     if is_off("provider-key") and job.kind is OperationKind.CHARGE and job.attempt > 1:
         return replace(job, charge_key=f"{job.charge_key}:try{job.attempt}", reference=None)

@@ -1,0 +1,184 @@
+"""The tables, and the same as JSON: a column for each run, or for the median of its repeats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from tests.load.floor import Floor
+from tests.load.running import FLAT, Percentiles, Result
+
+MIB: Final = 1024 * 1024
+BEGIN: Final = "<!-- results: scripts/bench --markdown -->"
+END: Final = "<!-- end of results -->"
+_Cell = Callable[[Result], float | None]
+
+
+def _percentile(field: str, name: str) -> _Cell:
+    def cell(result: Result) -> float | None:
+        found: Percentiles | None = getattr(result, field)
+        return None if found is None else float(getattr(found, name))
+
+    return cell
+
+
+def _latency(label: str, field: str) -> list[tuple[str, _Cell, str]]:
+    return [
+        (f"{label} {name} (ms)", _percentile(field, name), ".1f") for name in ("p50", "p95", "p99")
+    ]
+
+
+_ROWS: Final[Sequence[tuple[str, _Cell, str]]] = [
+    ("confirmed/s", lambda r: r.confirmed_per_s, ".0f"),
+    ("decided/s", lambda r: r.decided_per_s, ".0f"),
+    ("accepted/s", lambda r: r.accepted_per_s, ".0f"),
+    ("GET/s", lambda r: r.gets_per_s or None, ".0f"),
+    *_latency("POST", "post"),
+    *_latency("GET", "get"),
+    *_latency("confirmed after", "confirmed"),
+    ("503s", lambda r: float(r.refused), ".0f"),
+    *_latency("503", "refusal")[2:],
+    ("orders", lambda r: float(r.orders), ".0f"),
+    ("makespan (s)", lambda r: r.makespan_s, ".1f"),
+    ("pending at begin", lambda r: float(r.pending[0]), ".0f"),
+    ("pending at end", lambda r: float(r.pending[1]), ".0f"),
+    ("pending at most", lambda r: float(r.pending[2]), ".0f"),
+    ("messages an order", lambda r: r.messages, ".1f"),
+    ("message bytes an order", lambda r: r.message_bytes, ".0f"),
+    ("WAL bytes an order, whole cluster", lambda r: r.all_wal_bytes, ".0f"),
+    ("deadlocks", lambda r: float(r.deadlocks), ".0f"),
+    ("peak memory, PSS (MiB)", lambda r: r.peak_pss_bytes / MIB, ".0f"),
+    ("probe before (ms)", lambda r: r.probes_ms[0], ".2f"),
+    ("probe during (ms)", lambda r: r.probes_ms[1], ".2f"),
+    ("probe after (ms)", lambda r: r.probes_ms[2], ".2f"),
+    ("load average", lambda r: r.load_average, ".1f"),
+]
+
+
+def name_of(result: Result) -> str:
+    """Of the column."""
+    how = f"{result.rate:g}/s" if result.rate else f"{result.clients} clients"
+    return f"{result.scenario}, {how}"
+
+
+def table(runs: Sequence[Sequence[Result]]) -> str:
+    """Markdown; each of `runs` is the repeats of one run, and their medians are shown."""
+    head = ["", *(name_of(repeats[0]) for repeats in runs)]
+    lines = [_line(head), _line(["---", *(["--:"] * len(runs))])]
+    for label, cell, shape in _ROWS:
+        lines += _row(label, runs, cell, shape)
+    lines += _by_name("CPU, ms an order", runs, lambda r: r.cpu_ms, ".2f", total=True)
+    lines += _by_name("statements an order", runs, lambda r: r.statements, ".1f", total=True)
+    lines += _by_name("WAL bytes an order", runs, lambda r: r.wal_bytes, ".0f")
+    lines += _by_name(
+        "peak PSS (MiB)", runs, lambda r: {k: v / MIB for k, v in r.peak_pss.items()}, ".0f"
+    )
+    return "\n".join(lines)
+
+
+def floor_table(floor: Floor, runs: Sequence[Sequence[Result]]) -> str:
+    """What the machine allows, and the share of it that the best run reached."""
+    best = max((_median(r, lambda x: x.confirmed_per_s) or 0.0 for r in runs), default=0.0)
+    accepted = max((_median(r, lambda x: x.accepted_per_s) or 0.0 for r in runs), default=0.0)
+    a_message = max((_median(r, lambda x: x.messages) or 0.0 for r in runs), default=0.0) or 1.0
+    shares: list[tuple[str, float, float]] = [
+        (f"the same rows by pgbench, {batch} in a transaction: orders", rate, best)
+        for batch, rate in floor.rows.all_databases.items()
+    ]
+    of_broker = floor.broker.messages_per_s / a_message
+    shares.append((f"broker, {a_message:.0f} messages an order: orders", of_broker, best))
+    shares.append(("empty FastAPI app, the same answer: posts", floor.http.posts_per_s, accepted))
+    trip = floor.broker.round_trip
+    return "\n".join(
+        [
+            _line(["floor, by itself", "a second", "ours, everything at once"]),
+            _line(["---", "--:", "--:"]),
+            *(
+                _line([what, f"{rate:,.0f}", f"{ours:,.0f} ({ours / rate:.0%})"])
+                for what, rate, ours in shares
+            ),
+            "",
+            f"Broker's round trip: p50 {trip.p50} ms, p95 {trip.p95} ms, p99 {trip.p99} ms.",
+        ]
+    )
+
+
+def text(runs: Sequence[Sequence[Result]], floor: Floor | None) -> str:
+    """All tables, and what a reader of them has to know."""
+    parts = [table(runs)]
+    if floor is not None:
+        parts.append(floor_table(floor, runs))
+    if notes := remarks(runs):
+        parts.append("\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts)
+
+
+def machine(about: Mapping[str, Any]) -> str:
+    return f"{about['cores']} cores, {about['memory_gib']} GiB, {about['system']}, Python {about['python']}"
+
+
+def write_markdown(path: Path, body: str) -> None:
+    """Put the text between the markers of a document."""
+    whole = path.read_text()
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    assert pattern.search(whole), f"{path} has no line {BEGIN}"
+    path.write_text(pattern.sub(lambda _: f"{BEGIN}\n\n{body}\n\n{END}", whole))
+
+
+def problems(runs: Iterable[Sequence[Result]]) -> list[str]:
+    """What did not hold in any of them."""
+    return [
+        f"{name_of(r)}: {problem}" for repeats in runs for r in repeats for problem in r.problems
+    ]
+
+
+def remarks(runs: Iterable[Sequence[Result]]) -> list[str]:
+    """What a reader of the table has to know."""
+    found = []
+    for result in (r for repeats in runs for r in repeats):
+        begin, end, _ = result.pending
+        grown = end - begin
+        if grown > FLAT * max(1.0, result.decided_per_s * result.seconds):
+            found.append(f"{name_of(result)}: the backlog has grown by {grown} orders")
+    return found
+
+
+def as_json(runs: Iterable[Sequence[Result]], **about: Any) -> dict[str, Any]:
+    """Every repeat of every run, and `about` the whole."""
+    return {**about, "runs": [[asdict(result) for result in repeats] for repeats in runs]}
+
+
+def _row(label: str, runs: Sequence[Sequence[Result]], cell: _Cell, shape: str) -> list[str]:
+    cells = [_median(repeats, cell) for repeats in runs]
+    if all(value is None for value in cells):
+        return []
+    return [_line([label, *("" if value is None else format(value, shape) for value in cells)])]
+
+
+def _by_name(
+    label: str,
+    runs: Sequence[Sequence[Result]],
+    values: Callable[[Result], Mapping[str, float]],
+    shape: str,
+    *,
+    total: bool = False,
+) -> list[str]:
+    lines = []
+    if total:
+        lines += _row(f"**{label}**", runs, lambda r: sum(values(r).values()), shape)
+    for name in dict.fromkeys(n for repeats in runs for r in repeats for n in values(r)):
+        lines += _row(f"{label}: {name}", runs, lambda r, n=name: values(r).get(n), shape)  # type: ignore[misc]
+    return lines
+
+
+def _median(repeats: Sequence[Result], cell: _Cell) -> float | None:
+    found = [value for result in repeats if (value := cell(result)) is not None]
+    return median(found) if found else None
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
