@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.chaos.fault import Fault, Level, Place
 
-DAYS: Final[dict[Place, int]] = {"natively": 3, "in containers": 7}
+DAYS: Final[dict[Place, int]] = {"natively": 3, "in containers": 8}
 """After so many days every fault of these levels has had its turn."""
 LEVELS: Final[dict[Place, frozenset[Level]]] = {
     "natively": frozenset({"process"}),
