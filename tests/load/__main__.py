@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.write_markdown(options.markdown, f"{head}\n\n{text}")
     if options.json:
         options.json.write_bytes(
-            orjson.dumps(report.as_json(runs, **about), option=orjson.OPT_INDENT_2)
+            orjson.dumps(
+                report.as_json(runs, **about), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+            )
         )
     wrong = report.problems(runs)
     for problem in wrong:
