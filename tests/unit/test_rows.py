@@ -16,6 +16,7 @@ from sqlalchemy import Table
         (order.OrderLine, order.LINES),
         (order.HistoryEntry, order.HISTORY),
         (order.CatalogueItem, order.CATALOGUE),
+        (inventory.Item, inventory.ITEMS),
         (inventory.StockLevel, inventory.STOCK_LEVELS),
         (inventory.Movement, inventory.MOVEMENTS),
         (inventory.Reservation, inventory.RESERVATIONS),

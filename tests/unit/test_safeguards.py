@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from ecom_common.database import lock_rows
+from ecom_common.rows import locking
 from ecom_common.safeguards import SAFEGUARDS, is_off, switch_off
-from ecom_common.tables import outbox
 from inventory_service.models import StockLevel
-from sqlalchemy import select
 
 from tests.checks.files import REPOSITORY
 
@@ -31,10 +29,9 @@ def test_nothing_is_left_out_unless_it_is_asked_for() -> None:
 
 
 def test_rows_are_locked_unless_row_locks_are_left_out() -> None:
-    statement = select(outbox.c.id)
-    assert str(lock_rows(statement)).endswith("FOR UPDATE")
+    assert locking("FOR UPDATE SKIP LOCKED") == "FOR UPDATE SKIP LOCKED"
     with without("row-locks"):
-        assert lock_rows(statement) is statement
+        assert locking("FOR UPDATE SKIP LOCKED") == ""
 
 
 def test_no_more_is_reserved_than_there_is_unless_the_check_is_left_out() -> None:

@@ -8,20 +8,17 @@ import enum
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import psycopg2
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.sql.selectable import GenerativeSelect
 
 from ecom_common.errors import ConfigurationError
-from ecom_common.safeguards import is_off
 
 Sessions = sessionmaker[Session]
-S = TypeVar("S", bound=GenerativeSelect)
 
 POOL_TIMEOUT_S: Final = 2
 CONNECT_TIMEOUT_S: Final = 3
@@ -108,11 +105,6 @@ UNIQUE_VIOLATION: Final = "23505"
 # connection and 53 resources (disk full, too many connections), 58 system error (I/O).
 _DOWN: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "25006"})
 _DOWN_CLASSES: Final = frozenset({"08", "53", "58"})
-
-
-def lock_rows(statement: S, **how: Any) -> S:
-    """The statement, with its rows locked until the end of the transaction; `how` as for `with_for_update`."""
-    return statement if is_off("row-locks") else statement.with_for_update(**how)
 
 
 def sql_state(error: BaseException) -> str | None:

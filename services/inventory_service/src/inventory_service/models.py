@@ -1,12 +1,11 @@
 """Items, stock levels, reservations and movements: what they are and what may happen to them.
 
 No session and no I/O. The objects are loaded and locked by `repository`, changed here by their verbs, and
-written back in bulk; nothing is flushed. What orders move is loaded as plain objects, since there is so much of it;
-items, which people change now and then, are mapped. The bounds and CHECKs of the columns stand in the migrations.
+written back in bulk; nothing is flushed. The bounds and CHECKs of the columns stand in the migrations.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -18,6 +17,7 @@ from ecom_common.tables import NAMING
 from ecom_contracts.messages import ReservationState
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     ForeignKey,
@@ -32,7 +32,6 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SERVICE: Final = "inventory_service"
 SCHEMA_VERSION: Final = "2"
@@ -75,16 +74,7 @@ TRANSITIONS: Final[Mapping[tuple[ReservationState, Trigger], ReservationState]] 
 """The whole state machine of a reservation. Whatever it does not name changes nothing."""
 
 
-class Base(DeclarativeBase):
-    metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {  # noqa: RUF012 - how SQLAlchemy reads it
-        str: Text,
-        datetime: DateTime(timezone=True),
-        UUID: Uuid,
-    }
-
-
-metadata: Final = Base.metadata
+metadata: Final = MetaData(naming_convention=NAMING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,20 +89,37 @@ class ItemContent:
     active: bool
 
 
-class Item(Base):
-    """Something that is sold. A change makes a new object, so that earlier answers keep theirs."""
+ITEMS: Final = Table(
+    "items",
+    metadata,
+    Column("sku", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("description", Text),
+    Column("unit_price", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.db_now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.db_now()),
+)
 
-    __tablename__ = "items"
 
-    sku: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str]
-    description: Mapped[str | None]
-    unit_price: Mapped[int] = mapped_column(BigInteger)
-    currency: Mapped[str]
-    active: Mapped[bool]
-    version: Mapped[int]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.db_now())
+@dataclass(slots=True)
+class Item:
+    """Something that is sold. A change makes a new object, so that earlier answers keep theirs.
+
+    Its fields are the columns of `ITEMS`.
+    """
+
+    sku: str
+    name: str
+    description: str | None
+    unit_price: int
+    currency: str
+    active: bool
+    version: int
+    created_at: datetime
+    updated_at: datetime
 
     @classmethod
     def list_new(cls, sku: str, content: ItemContent, now: datetime) -> "Item":
@@ -122,13 +129,7 @@ class Item(Base):
         """The item with this content: itself when nothing differs, else its next version."""
         if content == self.content:
             return self
-        return Item(
-            sku=self.sku,
-            version=self.version + 1,
-            created_at=self.created_at,
-            updated_at=now,
-            **asdict(content),
-        )
+        return replace(self, version=self.version + 1, updated_at=now, **asdict(content))
 
     @property
     def content(self) -> ItemContent:

@@ -5,18 +5,18 @@ They are FOR NO KEY UPDATE: keys never change, and so a foreign key's check does
 What is loaded leaves the session at once: the unit of work flushes nothing, all writes are here.
 """
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Final, cast
+from typing import Final
 from uuid import UUID
 
 from ecom_common.bulk import insert_rows, send, update_rows
-from ecom_common.database import lock_rows
 from ecom_common.rows import column_list, load, locking
-from sqlalchemy import Table, or_, select
 from sqlalchemy.orm import Session
 
 from inventory_service.models import (
+    ITEMS,
     MOVEMENTS,
     RESERVATION_LINES,
     RESERVATIONS,
@@ -29,7 +29,10 @@ from inventory_service.models import (
     StockLevel,
 )
 
-_ITEMS = cast(Table, Item.__table__)
+_ITEMS: Final = f"SELECT {column_list(ITEMS)} FROM items"
+# Whatever is looked for stands for itself, also what LIKE takes for a pattern.
+_LIKE_PATTERN: Final = re.compile("[%_/]")
+_ESCAPED: Final = r"/\g<0>"
 _RESERVATIONS: Final = f"SELECT {column_list(RESERVATIONS)} FROM reservations"
 # Lines are written with their reservation and never again, so the lock on the one guards both.
 _LINES: Final = (
@@ -50,10 +53,9 @@ def lock_items(session: Session, skus: Collection[str]) -> dict[str, Item]:
     """The items that exist, locked, by SKU."""
     if not skus:
         return {}
-    query = select(Item).where(Item.sku.in_(sorted(skus))).order_by(Item.sku)
-    items = session.scalars(lock_rows(query, key_share=True)).all()
-    session.expunge_all()
-    return {item.sku: item for item in items}
+    lock = locking("FOR NO KEY UPDATE")
+    statement = f"{_ITEMS} WHERE sku = ANY(%s) ORDER BY sku {lock}"
+    return {item.sku: item for item in load(session, Item, statement, sorted(skus))}
 
 
 def lock_reservations(session: Session, order_ids: Collection[UUID]) -> dict[UUID, Reservation]:
@@ -85,7 +87,7 @@ def lock_stock_levels(session: Session, skus: Collection[str]) -> dict[str, Stoc
 
 
 def find_item(session: Session, sku: str) -> Item | None:
-    return session.get(Item, sku)
+    return next(iter(load(session, Item, f"{_ITEMS} WHERE sku = %s", sku)), None)
 
 
 def find_stock_level(session: Session, sku: str) -> StockLevel | None:
@@ -113,17 +115,12 @@ def list_items(
     session: Session, *, containing: str | None, after: str | None, most: int
 ) -> Sequence[Item]:
     """Items by SKU whose SKU or name contains the text, whatever its case."""
-    query = select(Item).order_by(Item.sku).limit(most)
-    if containing:
-        query = query.where(
-            or_(
-                Item.sku.icontains(containing, autoescape=True),
-                Item.name.icontains(containing, autoescape=True),
-            )
-        )
-    if after is not None:
-        query = query.where(Item.sku > after)
-    return session.scalars(query).all()
+    pattern = None if not containing else f"%{_LIKE_PATTERN.sub(_ESCAPED, containing)}%"
+    statement = (
+        f"{_ITEMS} WHERE (%s::text IS NULL OR sku ILIKE %s ESCAPE '/' OR name ILIKE %s ESCAPE '/') "
+        "AND (%s::text IS NULL OR sku > %s) ORDER BY sku LIMIT %s"
+    )
+    return load(session, Item, statement, pattern, pattern, pattern, after, after, most)
 
 
 def count_held(session: Session) -> tuple[int, int]:
@@ -164,12 +161,12 @@ def list_movements(
 def insert_items(session: Session, items: Iterable[Item]) -> None:
     """New items, each with its empty stock level."""
     rows = [_item_row(item) for item in sorted(items, key=lambda item: item.sku)]
-    insert_rows(session, _ITEMS, rows)
+    insert_rows(session, ITEMS, rows)
     insert_rows(session, STOCK_LEVELS, [{"sku": row["sku"]} for row in rows])
 
 
 def update_items(session: Session, items: Iterable[Item]) -> None:
-    update_rows(session, _ITEMS, [_item_row(item) for item in items], key="sku")
+    update_rows(session, ITEMS, [_item_row(item) for item in items], key="sku")
 
 
 def insert_reservations(session: Session, reservations: Iterable[Reservation]) -> None:
@@ -254,5 +251,5 @@ def _reservation_row(reservation: Reservation) -> dict[str, object]:
     }
 
 
-_ITEM_COLUMNS = tuple(_ITEMS.columns.keys())
+_ITEM_COLUMNS = tuple(ITEMS.columns.keys())
 _MOVEMENT_COLUMNS = tuple(MOVEMENTS.columns.keys())
