@@ -16,10 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from ecom_audit.databases import engines
 from ecom_audit.invariants import INVARIANTS, Report
-from ecom_audit.look import Patience, look
-from ecom_local.parts import DATABASES
+from ecom_audit.look import Patience
 
 from tests.chaos import published
 from tests.chaos.fault import Fault
@@ -27,6 +25,8 @@ from tests.chaos.history import lies
 from tests.chaos.lab import RESERVATION_TTL_S, Lab
 from tests.chaos.load import Load, summary
 from tests.chaos.probing import confirmed_within
+from tests.support.auditing import look_at
+from tests.support.topics import Ends, Topics
 
 RECOVERS_WITHIN_S: Final = 90.0
 """From the end of a fault to an order that was placed after it and is confirmed."""
@@ -100,7 +100,8 @@ def observe(lab: Lab, fault: Fault, *, orders: int) -> Run:
     source = random.Random(lab.random.getrandbits(64))
     load = Load(lab, source, without=fault.load_without)
     run = Run(fault, load, attention_before=_attention(audit(lab)))
-    begin = published.ends(lab.kafka_bootstrap)
+    topics = Topics(lab.kafka_bootstrap)
+    begin = topics.all_ends(published.TOPICS)
     lab.begin_run(load)
     with lab.settings(fault.environment), load:
         _guarded(run, lambda: _live_through(lab, run, orders), MEANWHILE)
@@ -134,17 +135,7 @@ def judge(lab: Lab, runs: Sequence[Run]) -> list[Result]:
 
 def audit(lab: Lab) -> Report:
     """What the auditor sees now."""
-    opened = engines(
-        {
-            name: lab.postgres_url(database.name, database.service_role)
-            for name, database in DATABASES.items()
-        }
-    )
-    try:
-        return look(opened, PATIENCE)
-    finally:
-        for engine in opened.values():
-            engine.dispose()
+    return look_at(lab.postgres_url, PATIENCE)
 
 
 def _live_through(lab: Lab, run: Run, orders: int) -> None:
@@ -180,10 +171,10 @@ def _drain(lab: Lab, since: float) -> None:
         time.sleep(left_s)
 
 
-def _compare_topics(lab: Lab, run: Run, begin: published.Ends) -> None:
+def _compare_topics(lab: Lab, run: Run, begin: Ends) -> None:
     if not run.fault.published_in_order:
         return
-    found = published.since(lab.kafka_bootstrap, begin)
+    found = published.since(Topics(lab.kafka_bootstrap), begin)
     assert found, "nothing was published"
     run.problems += published.disorder(found, once=run.fault.published_once)
     run.problems += published.stale(found)

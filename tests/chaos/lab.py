@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import random
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 import httpx
-import psycopg2
 from ecom_local import tokens
 from ecom_local.parts import PARTS, SERVICES
 
@@ -26,6 +25,7 @@ from tests.chaos.fault import Place
 from tests.chaos.load import Load
 from tests.chaos.wires import Wire
 from tests.support.shop import until
+from tests.support.superuser import Superuser
 
 Settings = Mapping[str, Mapping[str, str]]
 """Environment variables, by service or part."""
@@ -79,7 +79,7 @@ class Migrator(Protocol):
         """kill -9, its Java included."""
 
 
-class Lab(ABC):
+class Lab(Superuser):
     """One platform, for as many faults as it survives. Inside of `with` it runs."""
 
     place: Place
@@ -275,22 +275,6 @@ class Lab(ABC):
     @abstractmethod
     def postgres_url(self, database: str, role: str) -> str:
         """On this machine. The database "postgres" is that of the order service's server."""
-
-    @contextmanager
-    def postgres(self, database: str, role: str = "postgres") -> Iterator[Any]:
-        """A connection that commits each statement; by default as superuser."""
-        connection = psycopg2.connect(self.postgres_url(database, role))
-        try:
-            connection.autocommit = True
-            yield connection
-        finally:
-            connection.close()
-
-    def sql(self, database: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run one statement as superuser; its rows."""
-        with self.postgres(database) as connection, connection.cursor() as cursor:
-            cursor.execute(statement, values or None)
-            return list(cursor.fetchall()) if cursor.description else []
 
     @abstractmethod
     def log(self, part: str) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import orjson
-from confluent_kafka import Consumer, TopicPartition
 from ecom_contracts.topics import (
     CATALOG,
     INVENTORY_COMMANDS,
@@ -18,6 +15,8 @@ from ecom_contracts.topics import (
     PAYMENT_COMMANDS,
     PAYMENT_EVENTS,
 )
+
+from tests.support.topics import Ends, Topics
 
 TOPICS: Final = tuple(
     topic.name
@@ -30,11 +29,6 @@ TOPICS: Final = tuple(
         CATALOG,
     )
 )
-TIMEOUT_S: Final = 30.0
-_READERS = itertools.count()
-
-Ends = dict[tuple[str, int], int]
-"""(topic, partition) → offset of the next message."""
 
 
 class Publication(NamedTuple):
@@ -46,34 +40,14 @@ class Publication(NamedTuple):
     sequence: int
 
 
-def ends(bootstrap: str) -> Ends:
-    """Where the topics end now."""
-    reader = _reader(bootstrap)
-    try:
-        return {
-            (topic, partition): reader.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=TIMEOUT_S
-            )[1]
-            for topic in TOPICS
-            for partition in reader.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions
-        }
-    finally:
-        reader.close()
-
-
-def since(bootstrap: str, begin: Ends) -> list[Publication]:
+def since(topics: Topics, begin: Ends) -> list[Publication]:
     """Everything that was published after `begin`, each partition in its order."""
-    now = ends(bootstrap)
-    found: list[Publication] = []
-    reader = _reader(bootstrap)
-    try:
-        for (topic, partition), end in now.items():
-            start = begin.get((topic, partition), 0)
-            reader.assign([TopicPartition(topic, partition, start)])
-            found += _read(reader, topic, start=start, end=end)
-    finally:
-        reader.close()
-    return found
+    return [
+        publication
+        for topic in TOPICS
+        for record in topics.read(topic, begin.get(topic))
+        if (publication := _publication(topic, record.value))
+    ]
 
 
 def disorder(publications: Iterable[Publication], *, once: bool) -> Iterator[str]:
@@ -104,35 +78,9 @@ def stale(publications: Iterable[Publication]) -> Iterator[str]:
             yield f"{CATALOG.name}: {key} ends with {sequence}, and {newest[key]} was published before"
 
 
-def _read(reader: Consumer, topic: str, *, start: int, end: int) -> Iterator[Publication]:
-    offset, deadline = start, time.monotonic() + TIMEOUT_S
-    while offset < end:
-        assert time.monotonic() < deadline, f"{topic} could not be read to {end}, only to {offset}"
-        for message in reader.consume(1_000, 0.2):
-            assert message.error() is None, message.error()
-            offset = (message.offset() or 0) + 1
-            if offset <= end and (publication := _publication(topic, message.value())):
-                yield publication
-        # Compaction leaves holes, also at the end.
-        [at] = reader.position(reader.assignment())
-        offset = max(offset, at.offset)
-
-
 def _publication(topic: str, value: bytes | None) -> Publication | None:
     try:
         envelope = orjson.loads(value or b"")
         return Publication(topic, envelope["subject"], envelope["id"], int(envelope["sequence"]))
     except (ValueError, KeyError, TypeError):
         return None  # poison, which a fault has put there
-
-
-def _reader(bootstrap: str) -> Consumer:
-    return Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": f"chaos-{next(_READERS)}",
-            "enable.auto.commit": False,
-            "fetch.wait.max.ms": 20,
-            "log_level": 0,
-        }
-    )

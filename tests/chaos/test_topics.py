@@ -4,8 +4,8 @@ import pytest
 from confluent_kafka import Consumer
 from ecom_local.instance import Instance
 
-from tests.chaos.topics import Record, Topics
 from tests.support.broker import Broker
+from tests.support.topics import Record, Topics
 from tests.support.waiting import eventually
 
 

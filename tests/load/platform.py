@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import httpx
 import psutil
-import psycopg2
 from ecom_local.instance import Instance
 from ecom_local.parts import DATABASES, PARTS, SERVICES
 from ecom_local.ports import Ports
@@ -19,6 +17,7 @@ from ecom_local.ports import Ports
 from tests.support.audited import write_orders
 from tests.support.extra_processes import ExtraProcess
 from tests.support.shop import CUSTOMER_SCOPES, Shop, until
+from tests.support.superuser import Superuser
 from tests.support.tokens import AUDIENCE, ISSUER, Issuer, an_issuer
 
 CUSTOMERS: Final = 50
@@ -32,7 +31,7 @@ STATEMENTS: Final = {"shared_preload_libraries": "pg_stat_statements"}
 """Counts statements and their WAL; the one thing that a production server need not have."""
 
 
-class BenchPlatform:
+class BenchPlatform(Superuser):
     """Inside of `with` it runs, with so many processes of each kind. Fulfils `Shopfront`."""
 
     def __init__(
@@ -128,20 +127,8 @@ class BenchPlatform:
         pids = {**own, **extra, SUPERVISOR: self.instance.supervisor.pid()}
         return {name: psutil.Process(pid) for name, pid in pids.items() if pid is not None}
 
-    @contextmanager
-    def postgres(self, database: str) -> Iterator[Any]:
-        """A connection as superuser that commits each statement."""
-        connection = psycopg2.connect(self.instance.postgres_url(database, "postgres"))
-        try:
-            connection.autocommit = True
-            yield connection
-        finally:
-            connection.close()
-
-    def sql(self, database: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with self.postgres(database) as connection, connection.cursor() as cursor:
-            cursor.execute(statement, values or None)
-            return list(cursor.fetchall()) if cursor.description else []
+    def postgres_url(self, database: str, role: str) -> str:
+        return self.instance.postgres_url(database, role)
 
     def _start_extras(self, service: str, kind: Literal["app", "worker"], count: int) -> None:
         for number in range(2, count + 1):

@@ -9,9 +9,8 @@ from statistics import median
 from typing import Final
 
 import psutil
-from ecom_audit.databases import engines
 from ecom_audit.invariants import Report
-from ecom_audit.look import Patience, look
+from ecom_audit.look import Patience
 from ecom_local.parts import DATABASES, SERVICES
 
 from tests.load import published
@@ -28,6 +27,8 @@ from tests.load.plan import ENDED, MEASURING, Plan, Sample
 from tests.load.platform import BenchPlatform
 from tests.load.published import Publications
 from tests.load.scenarios import HOT_BUYERS, HOT_STOCK
+from tests.support.auditing import look_at
+from tests.support.topics import Topics
 
 DRAINS_WITHIN_S: Final = 180.0
 SETTLE_S: Final = 1.0
@@ -129,8 +130,8 @@ class Window:
 def run(platform: BenchPlatform, plan: Plan, say: Callable[[str], None]) -> Result:
     """One run on a platform that is at rest, and leaves it so."""
     result = Result(plan.scenario, plan.clients, plan.rate)
-    bootstrap = platform.instance.kafka_bootstrap
-    begin = published.ends(bootstrap)
+    topics = Topics(platform.instance.kafka_bootstrap)
+    begin = published.ends(topics)
     probe_before = probe_ms()
     with driving(plan) as driver:
         others = {DRIVER: psutil.Process(driver.pid)}
@@ -145,7 +146,7 @@ def run(platform: BenchPlatform, plan: Plan, say: Callable[[str], None]) -> Resu
     )
     result.peak_pss, result.footprints = sampler.peak_pss, sampler.totals
     drain(platform)
-    told = published.since(bootstrap, begin)
+    told = published.since(topics, begin)
     count(result, samples, told, window)
     weigh(result, told, window)
     result.problems += [*wrong_answers(samples, told), *_sold(platform, plan, told)]
@@ -163,17 +164,7 @@ def run(platform: BenchPlatform, plan: Plan, say: Callable[[str], None]) -> Resu
 
 def audit(platform: BenchPlatform) -> Report:
     """What the auditor sees."""
-    opened = engines(
-        {
-            name: platform.instance.postgres_url(database.name, database.service_role)
-            for name, database in DATABASES.items()
-        }
-    )
-    try:
-        return look(opened, PATIENCE)
-    finally:
-        for engine in opened.values():
-            engine.dispose()
+    return look_at(platform.postgres_url, PATIENCE)
 
 
 def drain(platform: BenchPlatform) -> None:

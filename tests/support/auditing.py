@@ -1,11 +1,16 @@
-"""The auditor as its command, on a platform that runs natively."""
+"""The auditor as its command, on a platform that runs natively; and in this process, wherever the databases are."""
 
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
+from ecom_audit.databases import engines
+from ecom_audit.invariants import Report
+from ecom_audit.look import Patience, look
 from ecom_local.instance import Instance
+from ecom_local.parts import DATABASES
 from ecom_local.paths import REPOSITORY
 
 
@@ -22,3 +27,18 @@ def audit(instance: Instance, *arguments: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(result.stdout)
     assert document["clean"] == (result.returncode == 0)
     return document
+
+
+def look_at(postgres_url: Callable[[str, str], str], patience: Patience) -> Report:
+    """What the auditor sees, as the services' own roles; `postgres_url` gives a database's address for a role."""
+    opened = engines(
+        {
+            name: postgres_url(database.name, database.service_role)
+            for name, database in DATABASES.items()
+        }
+    )
+    try:
+        return look(opened, patience)
+    finally:
+        for engine in opened.values():
+            engine.dispose()

@@ -11,9 +11,9 @@ from ecom_local.parts import SERVICES
 from tests.chaos.fault import Fault
 from tests.chaos.lab import SESSION_TIMEOUT_S, Lab
 from tests.chaos.sessions import shorten_sessions
-from tests.chaos.topics import Topics
 from tests.chaos.wires import Wire
 from tests.support.shop import until
+from tests.support.topics import Topics
 
 AWAY_S: Final = 60.0
 """Longer than the deadline of an order: those that were placed first are given up meanwhile."""

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from tests.chaos.fault import Fault
 from tests.chaos.faults.broker import until_drained
 from tests.chaos.lab import Lab
-from tests.chaos.topics import Record, Topics
 from tests.support.shop import until
+from tests.support.topics import Record, Topics
 
 READ_BY: Final[Mapping[str, Sequence[str]]] = {
     service: [topic.name for topic in ALL_TOPICS if f"{service}_service" in topic.readers]

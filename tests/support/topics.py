@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from confluent_kafka import (
@@ -27,8 +27,13 @@ from confluent_kafka.admin import AdminClient
 from tests.support.shop import until
 
 TIMEOUT_S: Final = 30.0
+AT_ONCE: Final = 5_000
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 _NUMBERS: Final = itertools.count()
+
+
+Ends = Mapping[str, Mapping[int, int]]
+"""Topic → partition → offset of the next message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class Record:
     offset: int
     key: bytes | None
     value: bytes | None
+    at: float = field(default=0.0, compare=False)
+    """When it was produced, by its producer's clock, in seconds since the epoch."""
 
     def to_the_partition_of_its_key(self) -> Record:
         return replace(self, partition=-1)
@@ -76,6 +83,10 @@ class Topics:
         """For each partition the offset of its next message."""
         with self._reader() as reader:
             return {p: self._bounds(reader, topic, p)[1] for p in self.partitions(topic)}
+
+    def all_ends(self, topics: Iterable[str]) -> Ends:
+        """For each of these topics that there is, the offsets of its next messages."""
+        return {topic: self.ends(topic) for topic in topics if self.exists(topic)}
 
     def read(self, topic: str, begin: Mapping[int, int] | None = None) -> list[Record]:
         """Everything that stands in the topic now, or of it what came after `begin`; each partition in its
@@ -126,7 +137,7 @@ class Topics:
 
         until(done, timeout_s=TIMEOUT_S, about=lambda: f"{group} has members", every_s=0.5)
 
-    def behind(self, group: str, ends: Mapping[str, Mapping[int, int]]) -> int:
+    def behind(self, group: str, ends: Ends) -> int:
         """How many offsets the group is from having committed these ends of topics."""
         places = [TopicPartition(topic, partition) for topic in ends for partition in ends[topic]]
         with self._reader(group) as reader:
@@ -196,7 +207,7 @@ def _read_partition(reader: Consumer, place: TopicPartition) -> Iterator[Record]
     deadline = time.monotonic() + TIMEOUT_S
     while offset < high:
         assert time.monotonic() < deadline, f"{place.topic} could be read to {offset} of {high}"
-        for message in reader.consume(1_000, 0.1):
+        for message in reader.consume(min(AT_ONCE, high - offset), 0.1):
             record = _record(message)
             offset = record.offset + 1
             if offset <= high:
@@ -228,5 +239,10 @@ def _record(message: Message) -> Record:
     assert offset is not None
     key = message.key()
     return Record(
-        topic, partition, offset, key.encode() if isinstance(key, str) else key, message.value()
+        topic,
+        partition,
+        offset,
+        key.encode() if isinstance(key, str) else key,
+        message.value(),
+        message.timestamp()[1] / 1000,
     )
