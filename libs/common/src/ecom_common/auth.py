@@ -170,7 +170,8 @@ class _Requires(HTTPBearer):
     """A dependency: the caller, who has at least one of some scopes, or else is anybody with a valid token.
 
     One object that is the documented scheme, the check of the token and the check of its scopes: as three
-    dependencies, each inside the other, they took 70 µs more of each request's 380.
+    dependencies, each inside the other, they took 70 µs more
+    (`tests/load/micro.py`, a POST of an order: 383 and 310).
     """
 
     def __init__(self, scopes: Collection[str] = ()) -> None:
