@@ -1,7 +1,7 @@
 """The consumer: batches of messages, each applied in one transaction, each message at most once.
 
-Order of things: decode → one transaction with the inbox and the handlers' effects → commit the offsets. A
-crash anywhere repeats messages, and the inbox drops them. Offsets are only a hint where to start.
+Order of things: decode → one transaction with the inbox and the handlers' effects → commit the offsets, now and
+then. A crash anywhere repeats messages, and the inbox drops them. Offsets are only a hint where to start.
 
 Poison (cannot be decoded, or its handler fails three times) goes to the dead letters alone, and nothing
 waits behind it. A database that is down is not poison: the batch is held, the partitions are paused, and
@@ -29,6 +29,9 @@ from ecom_common.errors import DependencyDown
 from ecom_common.logs import describe
 from ecom_common.messages import Handler, Handlers, Received
 
+OFFSETS_EVERY_S: Final = 1.0
+"""Offsets are only a hint, and committing them makes the broker write as much as a message does: below
+saturation, where a batch is one message, that is half of its work. What a crash repeats, the inbox drops."""
 POISON_TRIES: Final = 3
 """Failures of a message on its own, by no fault of the database, before it is a dead letter."""
 
@@ -64,7 +67,10 @@ class Consumer:
         self._held: list[Message] = []
         self._holds = 0
         self._retry_at = 0.0
-        kafka.subscribe(self._topics, on_revoke=_forget_pause)
+        self._ends: dict[tuple[str, int], int] = {}
+        """By topic and partition: where the next message would be, as far as that is not committed."""
+        self._offsets_due_at = 0.0
+        kafka.subscribe(self._topics, on_revoke=self._on_revoke)
 
     def run_once(self, timeout_s: float) -> int:
         """Handle what has queued up, waiting at most `timeout_s` for the first; how many were handled."""
@@ -74,6 +80,7 @@ class Consumer:
             self._replace_client(error)
             return 0
         if not messages:
+            self._commit_when_due()
             return 0
         try:
             self._handle(messages)
@@ -86,11 +93,13 @@ class Consumer:
             raise
         crash_point("consumer.before_offsets")
         self._release()
-        self._commit(messages)
+        self._note(messages)
+        self._commit_when_due()
         return len(messages)
 
     def close(self) -> None:
         """Leave the group, so that its partitions move at once."""
+        self._commit()
         self._kafka.close()
 
     def observe_lag(self) -> None:
@@ -128,7 +137,8 @@ class Consumer:
         # What was held is not committed: the new client gets it again.
         self._held = []
         self._holds = 0
-        self._kafka.subscribe(self._topics, on_revoke=_forget_pause)
+        self._ends = {}
+        self._kafka.subscribe(self._topics, on_revoke=self._on_revoke)
 
     def _hold(self, messages: list[Message], error: Exception) -> None:
         if not self._held:
@@ -249,25 +259,32 @@ class Consumer:
                 },
             )
 
-    def _commit(self, messages: Sequence[Message]) -> None:
-        ends: dict[tuple[str, int], int] = {}
+    def _note(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            place = _place(message)
-            ends[place[:2]] = max(ends.get(place[:2], 0), place[2] + 1)
-        offsets = [
-            TopicPartition(topic, partition, end) for (topic, partition), end in ends.items()
-        ]
+            topic, partition, offset = _place(message)
+            self._ends[topic, partition] = offset + 1
+
+    def _commit_when_due(self) -> None:
+        if self._ends and self._clock() >= self._offsets_due_at:
+            self._offsets_due_at = self._clock() + OFFSETS_EVERY_S
+            self._commit()
+
+    def _commit(self) -> None:
+        offsets = [TopicPartition(*place, end) for place, end in self._ends.items()]
+        self._ends = {}
+        if not offsets:
+            return
         try:
             self._kafka.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             # The partition may have moved to another worker; it will drop the repeats by its inbox.
             log.info("offsets not committed: %s", error)
 
-
-def _forget_pause(kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
-    # The client remembers a pause beyond the assignment: a partition that moved away while a batch was held
-    # would come back deaf.
-    kafka.resume(partitions)
+    def _on_revoke(self, kafka: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+        # The client remembers a pause beyond the assignment: a partition that moved away while a batch was held
+        # would come back deaf.
+        kafka.resume(partitions)
+        self._commit()
 
 
 def _is_its_own_fault(error: Exception) -> bool:
