@@ -19,7 +19,9 @@ def test_a_charge_is_captured_booked_and_told(desk: PaymentDesk) -> None:
     intent = desk.intent(order)
     assert (intent.state, intent.captured, intent.refunded) == (S.CAPTURED, AMOUNT, 0)
     assert desk.booked(order) == {"provider_clearing": AMOUNT, "customer_receipts": -AMOUNT}
-    assert desk.said(order) == [(S.PROCESSING, 1), (S.CAPTURED, 2)]
+    assert desk.said(order) == [(S.CAPTURED, 2)], (
+        "a charge is answered when something has come of it"
+    )
     book = desk.book(order)
     assert book is not None
     assert (book.captured, book.refunded) == (AMOUNT, 0)
@@ -28,8 +30,8 @@ def test_a_charge_is_captured_booked_and_told(desk: PaymentDesk) -> None:
 def test_a_result_carries_the_cause_and_the_trace_of_its_command(desk: PaymentDesk) -> None:
     order = desk.charge()
     desk.work()
-    answer, event = desk.envelopes(order)
-    assert answer.causation_id == event.causation_id
+    (event,) = desk.envelopes(order)
+    assert event.causation_id == str(desk.intent(order).operations[0].cause_id)
     assert (event.correlation_id, event.traceparent) == ("a-correlation", TRACE)
     assert event.sequence == event.data.version == 2
     assert event.data.payment_id == desk.intent(order).id
@@ -43,7 +45,7 @@ def test_a_cancel_of_a_captured_charge_refunds_in_full(desk: PaymentDesk) -> Non
     desk.work()
     assert desk.state(order) is S.REFUNDED
     assert desk.booked(order) == {"provider_clearing": 0, "customer_receipts": 0}
-    assert desk.said(order)[2:] == [(S.REFUNDING, 3), (S.REFUNDED, 4)]
+    assert desk.said(order)[1:] == [(S.REFUNDING, 3), (S.REFUNDED, 4)]
 
 
 def test_a_cancel_before_the_charge_leaves_a_tombstone(desk: PaymentDesk) -> None:
@@ -80,7 +82,7 @@ def test_a_cancel_while_the_charge_is_under_way_is_remembered_once(desk: Payment
     assert (intent.state, intent.version) == (S.PROCESSING, 1)
     assert intent.cancel_requested_at is not None
     assert [o.kind for o in intent.operations] == ["charge", "void"]
-    assert desk.said(order) == [(S.PROCESSING, 1)] * 3
+    assert desk.said(order) == [(S.PROCESSING, 1)] * 2
 
 
 def test_commands_about_one_order_in_one_batch_are_applied_in_order(desk: PaymentDesk) -> None:
@@ -94,9 +96,9 @@ def test_commands_about_one_order_in_one_batch_are_applied_in_order(desk: Paymen
         a_cancel(third),
         a_cancel(third),
     )
-    assert desk.said(one) == [(S.PROCESSING, 1)] * 2
+    assert desk.said(one) == [(S.PROCESSING, 1)]
     assert desk.said(other) == [(S.CANCELLED, 1)] * 2
-    assert desk.said(third) == [(S.PROCESSING, 1)] * 3
+    assert desk.said(third) == [(S.PROCESSING, 1)] * 2
     assert len(desk.intent(one).operations) == 1
     desk.work()
     assert [desk.state(order) for order in (one, other, third)] == [
@@ -104,6 +106,34 @@ def test_commands_about_one_order_in_one_batch_are_applied_in_order(desk: Paymen
         S.CANCELLED,
         S.CANCELLED,
     ]
+
+
+def test_new_operations_are_leased_with_the_command_as_far_as_there_is_room(
+    desk: PaymentDesk,
+) -> None:
+    commands = [a_charge() for _ in range(3)]
+    leased = desk.give(*commands, most=2)
+    assert {job.order_id for job in leased} <= {c.order_id for c in commands}
+    assert [(job.attempt, job.key) for job in leased] == [
+        (1, f"{job.order_id}:charge:1") for job in leased
+    ]
+    (left,) = desk.claim()
+    assert {job.order_id for job in [*leased, left]} == {c.order_id for c in commands}
+    desk.record(*(desk.ask(job) for job in [*leased, left]))
+    assert {desk.state(c.order_id) for c in commands} == {S.CAPTURED}
+
+
+def test_a_lease_that_came_with_the_command_ends(desk: PaymentDesk) -> None:
+    command = a_charge()
+    (job,) = desk.give(command, most=1)
+    assert desk.claim() == []
+    (again,) = desk.later("2min").claim()
+    assert (again.operation_id, again.key, again.attempt) == (job.operation_id, job.key, 2)
+
+
+def test_what_was_settled_by_the_same_batch_is_not_leased(desk: PaymentDesk) -> None:
+    order = new_id()
+    assert desk.give(a_cancel(order), a_charge(order), most=5) == []
 
 
 def test_another_amount_for_the_same_order_changes_nothing(desk: PaymentDesk) -> None:

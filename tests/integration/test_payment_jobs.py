@@ -5,19 +5,27 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from ecom_common.database import Sessions
 from ecom_contracts.messages import PaymentCharge
 from ecom_contracts.messages import PaymentState as S
+from payment_service.consumers import handlers
 from payment_service.jobs import ProviderJobs
 from payment_service.provider import Outcome, Status
 from payment_service.service import Job, Result
 from payment_service.states import Backoff, OperationState
 from sqlalchemy import text
 
-from tests.support.payments import AMOUNT, Interrupted, PaymentDesk, a_charge, job_settings
+from tests.support.payments import (
+    AMOUNT,
+    Interrupted,
+    PaymentDesk,
+    a_charge,
+    job_settings,
+    received,
+)
 from tests.support.shop import until
 
 
@@ -61,7 +69,7 @@ def test_recording_a_result_twice_changes_nothing_more(desk: PaymentDesk) -> Non
     result = desk.ask(job)
     desk.record(result, result)
     desk.record(result)
-    assert desk.said(order) == [(S.PROCESSING, 1), (S.CAPTURED, 2)]
+    assert desk.said(order) == [(S.CAPTURED, 2)]
     assert len(desk.shown(order).journals) == 1
 
 
@@ -155,6 +163,22 @@ def test_threads_ask_many_at_once_and_stop_when_told(desk: PaymentDesk) -> None:
         until(lambda: _states(desk, orders) == {S.CAPTURED}, timeout_s=20)
     finally:
         jobs.stop(5)
+
+
+def test_what_is_leased_with_its_command_is_asked_for_without_a_claim(desk: PaymentDesk) -> None:
+    orders = [a_charge() for _ in range(20)]
+    jobs = ProviderJobs(desk.sessions, desk.provider, job_settings(threads=1))
+    batch = [received(order, at=datetime.now(UTC)) for order in orders]
+    apply = handlers(jobs)[PaymentCharge.TYPE]
+    jobs.start()
+    try:
+        with desk.sessions.begin() as session:
+            apply(session, batch)
+            assert desk.book(orders[0].order_id) is None, "nobody asks before the commit"
+        until(lambda: _states(desk, orders) == {S.CAPTURED}, timeout_s=20)
+    finally:
+        jobs.stop(5)
+    assert {desk.operation(o.order_id, "charge:1").attempts for o in orders} == {1}
 
 
 def _states(desk: PaymentDesk, orders: list[PaymentCharge]) -> set[S]:

@@ -59,7 +59,7 @@ def measured(result: Result) -> bool:
     assert result.confirmed_per_s > 0
     assert result.post is not None
     assert result.confirmed is not None
-    assert result.messages > 5
+    assert result.messages > 4
     assert {"order-api", "order-worker", "postgres", "kafka"} <= result.cpu_ms.keys()
     assert result.statements.keys() == {"orderdb", "inventorydb", "paymentdb", "providerdb"}
     return True

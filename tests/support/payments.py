@@ -108,17 +108,18 @@ class PaymentDesk:
         assert isinstance(bind, Engine)
         return bind.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
-    def give(self, *commands: Message) -> None:
-        """Apply the commands as one batch."""
+    def give(self, *commands: Message, most: int = 0) -> list[Job]:
+        """Apply the commands as one batch; the jobs, at most so many, that were leased with it."""
         with self.sessions.begin() as session:
             now = database_time(session)
-            service.apply_payment_commands(session, [received(c, at=now) for c in commands])
+            batch = [received(c, at=now) for c in commands]
+            return service.apply_payment_commands(session, batch, most=most, lease=LEASE)
 
     def give_insistently(self, command: Message) -> None:
         """Apply the command as a worker would: again, when another one was in the way."""
 
         def apply(session: Session, batch: Sequence[Received]) -> list[None]:
-            service.apply_payment_commands(session, batch)
+            service.apply_payment_commands(session, batch, most=0, lease=LEASE)
             return [None] * len(batch)
 
         message = received(command, at=datetime.now(UTC))

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -30,8 +30,9 @@ from payment_service.states import Backoff, OperationKind
 
 IDLE_POLL_S: Final = 0.1
 """How often an idle claimer looks for what it was not woken for: other workers' jobs, and retries."""
-AHEAD: Final = 8
-"""Jobs claimed for each asker: enough that none waits for a transaction between two calls."""
+AHEAD: Final = 16
+"""Jobs claimed for each asker: enough that none waits for a transaction between two calls, and that there is room
+for a batch of charges, which then need no claim of their own."""
 STOPPED_S: Final = 0.5
 """What a stop leaves of its time for writing down the last results."""
 
@@ -117,6 +118,15 @@ class _Claimed:
 
 
 @dataclass(frozen=True, slots=True)
+class Hand:
+    """What the askers may be given by a transaction that begins now."""
+
+    room: int
+    lease: timedelta
+    begin_by: float
+
+
+@dataclass(frozen=True, slots=True)
 class _NotBegun:
     job: Job
 
@@ -143,6 +153,8 @@ class ProviderJobs:
         self._results: list[Result] = []
         self._not_begun: list[Job] = []
         self._in_hand = 0
+        self._counting = threading.Lock()
+        self._claim_due_at = 0.0
         self._troubles = 0
         self._stopping = threading.Event()
         self._finish_by = 0.0
@@ -157,8 +169,25 @@ class ProviderJobs:
         for thread in (self._claimer, *self._askers):
             thread.start()
 
+    def open_hand(self) -> Hand:
+        """How many jobs the askers have room for, and on which terms."""
+        # The time of before the claim, so that our end of the lease comes before the database's.
+        spare_s = self._settings.lease_s - CALLS_OF_A_JOB * self._settings.call_timeout_s
+        room = 0 if self._stopping.is_set() else max(0, self._capacity - self._in_hand)
+        return Hand(room, timedelta(seconds=self._settings.lease_s), self._clock() + spare_s)
+
+    def take(self, jobs: Sequence[Job], hand: Hand) -> None:
+        """Ask for these, which a committed transaction has leased to us; and look for what it has made beside them."""
+        if len(jobs) == hand.room:
+            self.wake()
+        with self._counting:
+            self._in_hand += len(jobs)
+        for job in jobs:
+            self._todo.put(_Claimed(job, hand.begin_by))
+
     def wake(self) -> None:
-        """There may be something to claim: a transaction that made operations has committed."""
+        """There may be something to claim."""
+        self._claim_due_at = 0.0
         self._done.put(None)
 
     def stop(self, timeout_s: float) -> None:
@@ -169,11 +198,20 @@ class ProviderJobs:
         self._claimer.join(timeout_s)
 
     def run_once(self) -> int:
-        """Claim what is due, ask and record it, all in this thread; how many jobs that were."""
-        claimed = self._claim(self._capacity)
-        self._results += [ask(self._provider, item.job) for item in claimed]
+        """Ask for what was taken and what is due, and record it, all in this thread; how many jobs that were."""
+        hand = self.open_hand()
+        jobs = [*self._taken(), *self._claim(hand)]
+        self._results += [ask(self._provider, job) for job in jobs]
         self._write_down()
-        return len(claimed)
+        return len(jobs)
+
+    def _taken(self) -> list[Job]:
+        jobs: list[Job] = []
+        while not self._todo.empty() and (claimed := self._todo.get()) is not None:
+            jobs.append(claimed.job)
+        with self._counting:
+            self._in_hand -= len(jobs)
+        return jobs
 
     @property
     def _capacity(self) -> int:
@@ -197,12 +235,11 @@ class ProviderJobs:
 
     def _round(self) -> None:
         self._write_down()
-        room = self._capacity - self._in_hand
+        hand = self.open_hand()
         # Not for every result that frees a place: claims in one transaction are cheaper together.
-        if room >= self._capacity // 2:
-            for claimed in self._claim(room):
-                self._in_hand += 1
-                self._todo.put(claimed)
+        if hand.room >= self._capacity // 2 and self._clock() >= self._claim_due_at:
+            self._claim_due_at = self._clock() + IDLE_POLL_S
+            self.take(self._claim(hand), hand)
 
     def _collect(self, timeout_s: float) -> None:
         """Take what has been done, waiting at most `timeout_s` for the first."""
@@ -216,20 +253,16 @@ class ProviderJobs:
     def _take(self, done: Result | _NotBegun | None) -> None:
         if done is None:
             return
-        self._in_hand -= 1
+        with self._counting:
+            self._in_hand -= 1
         if isinstance(done, Result):
             self._results.append(done)
         else:
             self._not_begun.append(done.job)
 
-    def _claim(self, most: int) -> list[_Claimed]:
-        # The time of before the claim, so that our end of the lease comes before the database's.
-        spare_s = self._settings.lease_s - CALLS_OF_A_JOB * self._settings.call_timeout_s
-        begin_by = self._clock() + spare_s
+    def _claim(self, hand: Hand) -> list[Job]:
         with self._sessions.begin() as session:
-            lease = timedelta(seconds=self._settings.lease_s)
-            jobs = service.claim_jobs(session, most=most, lease=lease)
-        return [_Claimed(job, begin_by) for job in jobs]
+            return service.claim_jobs(session, most=hand.room, lease=hand.lease)
 
     def _write_down(self) -> None:
         if self._results:

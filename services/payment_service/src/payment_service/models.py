@@ -117,6 +117,15 @@ class Operation:
     def is_settled(self) -> bool:
         return self.state in (OperationState.SUCCEEDED, OperationState.FAILED)
 
+    def is_due(self, now: datetime) -> bool:
+        """Whether the provider is to be asked now."""
+        return self.next_attempt_at is not None and self.next_attempt_at <= now
+
+    def lease(self, *, until: datetime) -> None:
+        """From now on it is its caller's to ask the provider."""
+        self.attempts += 1
+        self.leased_until = until
+
     def give_back(self, *, attempt: int, now: datetime) -> None:
         """The caller of this attempt did not ask after all: somebody else may, at once."""
         if not self.is_settled and attempt == self.attempts:

@@ -5,7 +5,7 @@ provider, and `record_results` writes down what it said. All three may happen tw
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,11 +17,11 @@ from ecom_common.logs import Line, say_when_durable
 from ecom_common.messages import Received
 from ecom_common.outbox import Outgoing, outgoing, publish
 from ecom_common.safeguards import is_off
-from ecom_contracts.messages import PaymentCancel, PaymentChanged, PaymentCharge
+from ecom_contracts.messages import PaymentCancel, PaymentChanged, PaymentCharge, PaymentState
 from sqlalchemy.orm import Session
 
 from payment_service import repository
-from payment_service.models import SERVICE, Journal, PaymentIntent, charge_key
+from payment_service.models import SERVICE, Journal, Operation, PaymentIntent, charge_key
 from payment_service.provider import Outcome, Status
 from payment_service.repository import Leased, Watched
 from payment_service.states import Backoff, Cause, OperationKind
@@ -70,8 +70,15 @@ class Shown:
 # ---- commands
 
 
-def apply_payment_commands(session: Session, messages: Sequence[Received]) -> None:
-    """Apply charges and cancels in order; answer each with the intent's whole state."""
+def apply_payment_commands(
+    session: Session, messages: Sequence[Received], *, most: int, lease: timedelta
+) -> list[Job]:
+    """Apply charges and cancels in order; answer each with the intent's whole state, but a new charge only when
+    something has come of it.
+
+    At most `most` of the operations that are new, and to be asked at once, are leased to the caller, as by
+    `claim_jobs`: that spares a transaction for each charge.
+    """
     now = database_time(session)
     commands = [(message.envelope.data, _cause(message)) for message in messages]
     intents = repository.lock_intents(session, {data.order_id for data, _ in commands})
@@ -81,13 +88,48 @@ def apply_payment_commands(session: Session, messages: Sequence[Received]) -> No
         intent = intents.get(data.order_id)
         if intent is None:
             intent = intents[data.order_id] = _unasked(data, now)
+        is_new = intent.state is PaymentState.NONE
         _apply(intent, data, cause, now)
-        answers.append(_changed(intent, cause, now))
+        if not (is_new and intent.state is PaymentState.PROCESSING):
+            answers.append(_changed(intent, cause, now))
+    jobs = _lease_new(intents.values(), most=most, until=now + lease, now=now)
     repository.save(session, intents.values())
     publish(session, answers)
     causes = {data.order_id: cause for data, cause in commands}
     news = [i for i in intents.values() if i.version > versions.get(i.order_id, 0)]
     say_when_durable(session, log, [_line(i, causes[i.order_id]) for i in news])
+    return jobs
+
+
+def _lease_new(
+    intents: Iterable[PaymentIntent], *, most: int, until: datetime, now: datetime
+) -> list[Job]:
+    due = [
+        (intent, operation)
+        for intent in intents
+        for operation in intent.operations
+        if operation.stored is None and operation.is_due(now)
+    ]
+    for _, operation in due[:most]:
+        operation.lease(until=until)
+    return [_new_job(intent, operation) for intent, operation in due[:most]]
+
+
+def _new_job(intent: PaymentIntent, operation: Operation) -> Job:
+    return Job(
+        operation_id=operation.id,
+        payment_id=intent.id,
+        order_id=intent.order_id,
+        kind=operation.kind,
+        key=operation.key,
+        charge_key=charge_key(intent.order_id),
+        reference=intent.provider_reference,
+        amount=operation.amount,
+        currency=intent.currency,
+        method=intent.method or "",
+        attempt=operation.attempts,
+        traceparent=operation.traceparent,
+    )
 
 
 def _apply(

@@ -77,7 +77,7 @@ def parts(jobs: ProviderJobs) -> Parts:
         service=SERVICE,
         schema_version=SCHEMA_VERSION,
         topics=TOPICS,
-        handlers=handlers(jobs.wake),
+        handlers=handlers(jobs),
         sweeps=[Sweep("observe_payments", OBSERVE_EVERY_S, _observe)],
         side_jobs=[jobs],
     )
