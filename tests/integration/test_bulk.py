@@ -24,6 +24,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError
 
 from tests.support.chassis import ROLE, Database, a_database
 from tests.support.databases import Databases
@@ -181,7 +182,7 @@ def test_only_new_rows_are_inserted_and_told(database: Database) -> None:
 def test_an_update_of_a_row_that_is_not_there_is_a_mistake(database: Database) -> None:
     insert(database, [a_thing(1)])
     with (
-        pytest.raises(AssertionError, match="wrote 1 of 2 rows"),
+        pytest.raises(DBAPIError, match="things: wrote 1 rows, not all"),
         database.sessions.begin() as session,
     ):
         update_rows(session, THINGS, [a_thing(1, count=1), a_thing(2, count=1)], key="id")

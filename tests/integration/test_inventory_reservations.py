@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from ecom_common.batch import Failed, apply_batch
-from ecom_common.bulk import insert_rows
+from ecom_common.bulk import insert_rows, send
 from ecom_common.database import Sessions
 from ecom_common.ids import new_id
 from ecom_common.messages import Received
@@ -51,6 +51,7 @@ def stocked(sessions: Sessions, *, active: bool = True, **quantities: int) -> No
     ]
     with sessions.begin() as session:
         handle_commands(session, [PutItem(sku=sku, content=content) for sku in quantities])
+        send(session)
         handle_commands(session, received)
     with sessions.begin() as session:
         session.execute(text("DELETE FROM outbox"))
@@ -305,6 +306,7 @@ def test_a_reservation_expires_when_its_time_has_passed(inventory_sessions: Sess
     with inventory_sessions.begin() as session:
         session.execute(text("SET LOCAL ecom.clock_offset = '21 minutes'"))
         handle(session, [received(reserve(young, tea=1))])
+        send(session)
         assert expire_reservations(session, 100) == 1
     answers = {e.data.order_id: e for e in said(inventory_sessions)}
     assert (answers[due].data.state, answers[due].data.version) == (ReservationState.RELEASED, 2)
@@ -325,6 +327,7 @@ def test_expiry_takes_a_limited_round_and_leaves_what_others_work_on(
         )
         session.execute(text("SET LOCAL ecom.clock_offset = '21 minutes'"))
         assert expire_reservations(session, 1) == 1
+        send(session)
         assert expire_reservations(session, 100) == 1
         other.rollback()
     assert levels(inventory_sessions) == {"tea": (5, 1)}

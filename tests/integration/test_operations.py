@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from ecom_common import dead_letters, kafka
+from ecom_common.bulk import send
 from ecom_common.database import Sessions
 from ecom_common.dead_letters import DeadLetter
 from ecom_common.ids import new_id
@@ -55,6 +56,7 @@ def bury(sessions: Sessions, *payloads: bytes, topic: str = TOPIC, key: bytes = 
     ]  # fmt: skip
     with sessions.begin() as session:
         dead_letters.bury(session, letters, topic="inventory_service.dead-letter")
+        send(session)
         session.execute(text("DELETE FROM outbox"))
 
 
@@ -271,6 +273,7 @@ def items(sessions: Sessions) -> list[str]:
     skus = [f"tea-{number:03}" for number in range(230)]
     with sessions.begin() as session:
         handle_commands(session, [PutItem(sku=sku, content=content) for sku in skus])
+        send(session)
         session.execute(text("DELETE FROM outbox"))
     return skus
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ecom_common.batch import Batcher
+from ecom_common.bulk import send
 from ecom_common.errors import Problem
 from ecom_contracts.messages import (
     OrderedLine,
@@ -275,6 +276,7 @@ def test_a_twin_waits_for_the_first_and_finds_its_order(
     with ThreadPoolExecutor(1) as thread:
         with store.sessions.begin() as session:
             store.desk.handle_commands(session, [first])
+            send(session)
             twin = thread.submit(store.run, a_wish({"tea": 1}, **shared))
             until(lambda: _somebody_waits(store), timeout_s=10)
         found = placed(twin.result(10))
@@ -287,6 +289,7 @@ def test_the_twin_of_one_that_fails_places_its_own(store: Store) -> None:
     with ThreadPoolExecutor(1) as thread:
         with store.sessions() as session:  # never committed
             store.desk.handle_commands(session, [first])
+            send(session)
             twin = thread.submit(store.run, second)
             until(lambda: _somebody_waits(store), timeout_s=10)
         assert placed(twin.result(10)).order.id == second.order_id

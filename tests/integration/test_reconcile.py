@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from ecom_common.batch import Failed, apply_batch
+from ecom_common.bulk import send
 from ecom_common.database import Sessions
 from ecom_common.ids import new_id
 from ecom_contracts.messages import ItemChanged, PaymentCancel
@@ -141,6 +142,7 @@ def test_items_are_published_as_news_to_whoever_knows_newer_ones(stock: Sessions
     content = ItemContent(name="Tea", description=None, unit_price=100, currency="EUR", active=True)
     with stock.begin() as session:
         handle_commands(session, [PutItem(sku="tea", content=content)])
+        send(session)
         session.execute(text("DELETE FROM outbox"))
 
     (skus,) = inventory.all_skus(stock)

@@ -222,7 +222,7 @@ async def _post_us() -> float:
         app = create_app(
             _settings("postgresql://role:none-needed@127.0.0.1/none", str(issuer.jwks))
         )
-    desk: Any = Desk(_Batcher(), None, None, _Flow(), None)  # type: ignore[arg-type]
+    desk: Any = Desk(_Batcher(), None, None, None, _Flow(), None)  # type: ignore[arg-type]
     app.state.desk = desk
     token = issuer.rsa_token(sub="customer", scope="orders:write", lifetime_s=600)
     for _ in range(POSTS // 10):

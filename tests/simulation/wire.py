@@ -6,11 +6,13 @@ by the time the client notices, because a replay must not depend on how fast a s
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Any, Final
 from weakref import WeakSet
 
 import psycopg2
+from ecom_common.driver import UnitConnection
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from psycopg2.extensions import connection as psycopg_connection
 from sqlalchemy import Engine, event
@@ -30,7 +32,7 @@ class Wire:
         self.random = random
         self.tell = tell
         self.weather = CALM
-        self._connections: WeakSet[FragileConnection] = WeakSet()
+        self._connections: WeakSet[Fragile] = WeakSet()
 
     def attach(self, engine: Engine) -> Engine:
         """Have the engine open its connections here."""
@@ -45,10 +47,12 @@ class Wire:
         self._connections.clear()
 
     def _do_connect(self, _: Any, __: Any, ___: Any, parameters: dict[str, Any]) -> None:
-        parameters["connection_factory"] = self._open
+        is_auditors = parameters["connection_factory"] is not UnitConnection
+        kind = FragileSnapshot if is_auditors else FragileUnit
+        parameters["connection_factory"] = partial(self._open, kind)
 
-    def _open(self, dsn: str, *_: Any, **__: Any) -> "FragileConnection":
-        connection = FragileConnection(dsn)
+    def _open(self, kind: type["Fragile"], dsn: str, *_: Any, **__: Any) -> "Fragile":
+        connection = kind(dsn)
         connection.wire = self
         self._connections.add(connection)
         return connection
@@ -57,7 +61,7 @@ class Wire:
         connection.tell_time(self.clock)
 
 
-class FragileConnection(psycopg_connection):
+class Fragile(psycopg_connection):
     """A connection that may be lost right before or right after a COMMIT has reached the server."""
 
     wire: Wire
@@ -65,7 +69,7 @@ class FragileConnection(psycopg_connection):
 
     def commit(self) -> None:
         wire = self.wire
-        if self.info.transaction_status != TRANSACTION_STATUS_IDLE:
+        if self.is_open:
             chance = wire.random.random()
             if chance < wire.weather.commit_lost_before:
                 self._lose("before")
@@ -73,6 +77,11 @@ class FragileConnection(psycopg_connection):
                 super().commit()
                 self._lose("after")
         super().commit()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to commit."""
+        return self.get_transaction_status() != TRANSACTION_STATUS_IDLE
 
     def close(self) -> None:
         """Ends the session's transaction and locks first: a server does that a moment after its client."""
@@ -99,3 +108,15 @@ class FragileConnection(psycopg_connection):
         self.close()
         self.wire.tell(when)
         raise psycopg2.OperationalError(LOST)
+
+
+class FragileUnit(Fragile, UnitConnection):
+    """A service's."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.has_something_to_commit
+
+
+class FragileSnapshot(Fragile):
+    """The auditor's."""

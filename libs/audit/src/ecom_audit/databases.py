@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final, TypeAlias
 
 from ecom_common.database import make_engine
+from psycopg2.extensions import connection
 from sqlalchemy import Connection, Engine, Row, text
 
 DATABASES: Final = ("order", "inventory", "payment", "provider")
@@ -45,7 +46,12 @@ def engines(urls: Mapping[str, str]) -> dict[str, Engine]:
     """An engine for each database; nothing is opened yet. Raises ConfigurationError for a wrong URL."""
     return {
         name: make_engine(
-            urls[name], application_name="audit", pool_size=1, server_options=_SERVER_OPTIONS
+            urls[name],
+            application_name="audit",
+            pool_size=1,
+            server_options=_SERVER_OPTIONS,
+            # Snapshots and cursors of the server's are psycopg2's own to begin.
+            connection_factory=connection,
         )
         for name in DATABASES
     }

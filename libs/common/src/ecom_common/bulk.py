@@ -17,38 +17,44 @@ from sqlalchemy import JSON, Table, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session, SessionTransaction
 
+from ecom_common import prepared
+
 Row = Mapping[str, Any]
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def insert_rows(session: Session, table: Table, rows: Sequence[Row]) -> None:
-    """Insert `rows`, which all have the same keys, with the next `send`; other columns take their defaults."""
+    """Insert `rows`, which all have the same keys, with the commit; other columns take their defaults."""
     if rows:
         names = tuple(rows[0])
         _add(session, _Write(table, names), rows)
 
 
 def update_rows(session: Session, table: Table, rows: Sequence[Row], *, key: str) -> None:
-    """Set every given column of the rows with the given `key`, with the next `send`; the caller holds their locks."""
+    """Set every given column of the rows with the given `key`, with the commit; the caller holds their locks."""
     if rows:
         names = tuple(rows[0])
         _add(session, _Write(table, names, key), rows)
 
 
 def send(session: Session) -> None:
-    """Write everything that is waiting, in one statement. `outbox.publish` does it, and the commit at the latest.
+    """Write what is waiting now, in one statement, and not with the commit.
 
     Inside a statement nothing sees what the others of it write. So call it between two writes of one row, and
     before a query that has to see what was written.
     """
+    if (waiting := _take(session)) is not None:
+        prepared.run(session, *waiting)
+
+
+def _take(session: Session) -> tuple[Any, ...] | None:
+    """One statement for all that is waiting, and its parameters."""
     waiting: list[_Waiting] = session.info.pop(_WAITING, [])
     if not waiting:
-        return
+        return None
     statement = _one_statement(tuple(write for write, _, _ in waiting))
-    arrays = [array for _, _, arrays in waiting for array in arrays]
-    counts = session.connection().exec_driver_sql(statement, tuple(arrays)).one()
-    for (write, rows, _), count in zip(waiting, counts, strict=True):
-        assert count == rows, f"{write.table.name}: wrote {count} of {rows} rows"
+    counts = [rows for _, rows, _ in waiting]
+    return (statement, *(array for _, _, arrays in waiting for array in arrays), *counts)
 
 
 def insert_new_rows(session: Session, table: Table, rows: Sequence[Row]) -> set[Any]:
@@ -60,8 +66,7 @@ def insert_new_rows(session: Session, table: Table, rows: Sequence[Row]) -> set[
         return set()
     names = tuple(rows[0])
     statement = _insert_statement(table, names) + _on_conflict_clause(table)
-    result = session.connection().exec_driver_sql(statement, tuple(_arrays(table, names, rows)))
-    return {row[0] for row in result}
+    return {row[0] for row in prepared.run(session, statement, *_arrays(table, names, rows))}
 
 
 class _Write(NamedTuple):
@@ -97,8 +102,9 @@ def _converters(table: Table, names: tuple[str, ...]) -> list[Callable[[Any], An
 
 
 @event.listens_for(Session, "before_commit")
-def _send_at_commit(session: Session) -> None:
-    send(session)
+def _send_with_commit(session: Session) -> None:
+    if (waiting := _take(session)) is not None:
+        prepared.run_with_commit(session, *waiting)
 
 
 @event.listens_for(Session, "after_soft_rollback")
@@ -112,8 +118,21 @@ def _one_statement(writes: tuple[_Write, ...]) -> str:
         f"write_{number} AS ({_statement(write)} RETURNING 1)"
         for number, write in enumerate(writes)
     )
-    counts = ", ".join(f"(SELECT count(*) FROM write_{number})" for number in range(len(writes)))
-    return f"WITH {parts} SELECT {counts}"
+    checks = ", ".join(_check(number, write) for number, write in enumerate(writes))
+    return f"WITH {parts} SELECT {checks}"
+
+
+def _check(number: int, write: _Write) -> str:
+    """Fails unless as many rows were written as there are; the last parameters say how many.
+
+    By the server, because nobody looks at what a statement returns that goes with its COMMIT. Postgres has no
+    RAISE outside of functions; but what is no number says so, and repeats itself.
+    """
+    wrote = f"(SELECT count(*) FROM write_{number})"
+    return (
+        f"CASE WHEN {wrote} = %s::bigint THEN 0 "
+        f"ELSE ('{write.table.name}: wrote ' || {wrote} || ' rows, not all')::int END"
+    )
 
 
 def _statement(write: _Write) -> str:

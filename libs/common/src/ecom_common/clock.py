@@ -7,10 +7,11 @@ schema, because the wall clocks of processes disagree. A session setting shifts 
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-_NOW = select(func.db_now())
+from ecom_common import prepared
+
+_NOW: Final = "SELECT db_now()"
 _NOTED: Final = "ecom.clock.noted"
 
 
@@ -18,7 +19,8 @@ def database_time(session: Session) -> datetime:
     """The database's time, with time zone: one time for the whole transaction."""
     transaction, now = session.info.get(_NOTED, (None, None))
     if transaction is None or transaction is not session.get_transaction():
-        now = note_database_time(session, session.scalar(_NOW))
+        [(now,)] = prepared.run(session, _NOW)
+        note_database_time(session, now)
     assert isinstance(now, datetime)
     return now
 

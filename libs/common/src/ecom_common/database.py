@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import psycopg2
 from sqlalchemy import URL, Engine, create_engine, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
+from ecom_common.driver import UnitConnection
 from ecom_common.errors import ConfigurationError
 
 Sessions = sessionmaker[Session]
@@ -31,6 +32,9 @@ _SERVER_OPTIONS: Final = {
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
     "timezone": "UTC",
+    # Only `prepared` prepares, and only what is worth planning once; left to itself the server would plan
+    # arrays anew each time, because it thinks that it gains by knowing their lengths.
+    "plan_cache_mode": "force_generic_plan",
 }
 
 
@@ -52,7 +56,12 @@ def sqlalchemy_url(url: str) -> URL:
 
 
 def make_engine(
-    url: str, *, application_name: str, pool_size: int, server_options: dict[str, str] | None = None
+    url: str,
+    *,
+    application_name: str,
+    pool_size: int,
+    server_options: dict[str, str] | None = None,
+    connection_factory: type[psycopg2.extensions.connection] = UnitConnection,
 ) -> Engine:
     """An engine with `pool_size` connections at most and every time-out set.
 
@@ -69,6 +78,7 @@ def make_engine(
         executemany_mode="values_plus_batch",
         connect_args={
             "application_name": application_name,
+            "connection_factory": connection_factory,
             "connect_timeout": CONNECT_TIMEOUT_S,
             "tcp_user_timeout": TCP_USER_TIMEOUT_MS,
             "keepalives_idle": 10,
@@ -82,6 +92,10 @@ def make_engine(
 def make_sessions(engine: Engine) -> Sessions:
     """Sessions whose objects stay readable after commit, and which never flush by surprise."""
     return sessionmaker(engine, autoflush=False, expire_on_commit=False)
+
+
+DATABASE_ERRORS: Final = (SQLAlchemyError, psycopg2.Error)
+"""What comes of a statement that fails: `prepared` ones raise the driver's own."""
 
 
 class Trouble(enum.Enum):

@@ -23,6 +23,7 @@ from ecom_common.auth import Authenticator
 from ecom_common.cards import contains_card_number
 from ecom_common.errors import Problem
 from ecom_common.health import Check, run_checks
+from ecom_common.memory import collect_seldom
 from ecom_common.settings import ServiceSettings, prepare_for_experiments
 from ecom_common.stopping import end_within
 from ecom_common.tracing import continued, current_traceparent
@@ -313,6 +314,7 @@ class _Server(uvicorn.Server):
 def serve(app: FastAPI, settings: ServiceSettings) -> None:
     """Serve until SIGTERM or SIGINT, then answer what has begun, and return."""
     prepare_for_experiments(settings)
+    collect_seldom()
     make_server(app, settings).run()
 
 

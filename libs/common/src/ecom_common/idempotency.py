@@ -9,22 +9,23 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from ecom_common import prepared
 from ecom_common.bulk import insert_rows
 from ecom_common.clock import note_database_time
 from ecom_common.errors import Problem
 from ecom_common.safeguards import is_off
 from ecom_common.tables import idempotency_keys
 
-_FIND = text(
-    "SELECT subject, operation, key, k.fingerprint, k.resource_id, k.created, db_now() AS now "
-    "FROM unnest(CAST(:subjects AS text[]), CAST(:operations AS text[]), CAST(:keys AS text[])) "
-    "AS wanted (subject, operation, key) LEFT JOIN idempotency_keys k USING (subject, operation, key)"
+_FIND: Final = (
+    "SELECT subject, operation, key, k.fingerprint, k.resource_id, k.created, db_now() "
+    "FROM unnest(%s::text[], %s::text[], %s::text[]) AS wanted (subject, operation, key) "
+    "LEFT JOIN idempotency_keys k USING (subject, operation, key)"
 )
 _PRUNE = text(
     "DELETE FROM idempotency_keys WHERE ctid IN (SELECT ctid FROM idempotency_keys "
@@ -60,19 +61,13 @@ def find(session: Session, keys: Collection[Key]) -> dict[Key, Stored]:
     if not keys or is_off("idempotency"):
         return {}
     wanted = sorted(set(keys))
-    parameters = {
-        "subjects": [k.subject for k in wanted],
-        "operations": [k.operation for k in wanted],
-        "keys": [k.key for k in wanted],
-    }
-    rows = session.execute(_FIND, parameters).all()
-    note_database_time(session, rows[0].now)
+    columns = [list(column) for column in zip(*wanted, strict=True)]
+    rows = prepared.run(session, _FIND, *columns)
+    note_database_time(session, rows[0][-1])
     return {
-        Key(row.subject, row.operation, row.key): Stored(
-            bytes(row.fingerprint), row.resource_id, row.created
-        )
-        for row in rows
-        if row.fingerprint is not None
+        Key(subject, operation, key): Stored(bytes(fingerprint), resource_id, created)
+        for subject, operation, key, fingerprint, resource_id, created, _ in rows
+        if fingerprint is not None
     }
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from ecom_common import prepared
 from ecom_common.clock import note_database_time
 
 _CLAIM: Final = (
@@ -28,7 +29,7 @@ def claim(session: Session, message_ids: Collection[UUID]) -> set[UUID]:
     if not message_ids:
         return set()
     ids = [str(message_id) for message_id in sorted(set(message_ids))]
-    rows = session.connection().exec_driver_sql(_CLAIM, (ids,)).all()
+    rows = prepared.run(session, _CLAIM, ids)
     note_database_time(session, rows[0][1] if rows else None)
     return {row[0] for row in rows}
 

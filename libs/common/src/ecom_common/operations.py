@@ -15,11 +15,10 @@ from functools import cached_property
 from typing import Any, Final
 
 from confluent_kafka import KafkaException
-from sqlalchemy.exc import SQLAlchemyError
 
 from ecom_common.batch import Failed, apply_batch
 from ecom_common.cards import contains_card_number
-from ecom_common.database import Sessions, make_engine, make_sessions
+from ecom_common.database import DATABASE_ERRORS, Sessions, make_engine, make_sessions
 from ecom_common.errors import EcomError
 from ecom_common.logs import describe
 from ecom_common.settings import KafkaSettings, ServiceSettings, load
@@ -96,7 +95,7 @@ def run_operations(
         return code
     except EcomError as error:
         return _complain(f"{service}: {error}")
-    except (SQLAlchemyError, KafkaException) as error:
+    except (*DATABASE_ERRORS, KafkaException) as error:
         return _complain(f"{service}: could not look: {describe(error)}")
     except BrokenPipeError:
         # Whoever reads has seen enough, as `head` does.

@@ -5,9 +5,11 @@ transaction that holds the locks on its aggregates: then the order of ids is the
 key, which is all that the relay needs to keep a key's messages in order.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from ecom_contracts.envelope import Envelope, encode
@@ -15,12 +17,15 @@ from ecom_contracts.messages import Message
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ecom_common.bulk import insert_rows, send
+from ecom_common.bulk import insert_rows
 from ecom_common.crash_points import crash_point
 from ecom_common.durable import when_durable
 from ecom_common.ids import new_id
 from ecom_common.safeguards import is_off
 from ecom_common.tables import outbox
+
+written: Final = threading.Event()
+"""Set when a transaction of this process has written to the outbox: the relay need not find out by polling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,11 @@ def outgoing(
 
 
 def publish(session: Session, messages: Sequence[Outgoing]) -> None:
-    """Hand `messages` to the relay, as part of this transaction; and send all that is still to be written."""
+    """Hand `messages` to the relay, as part of this transaction."""
     if is_off("outbox"):
         _publish_after_commit(session, messages)
     else:
         _insert(session, messages)
-    send(session)
 
 
 def _insert(session: Session, messages: Sequence[Outgoing]) -> None:
@@ -76,6 +80,8 @@ def _insert(session: Session, messages: Sequence[Outgoing]) -> None:
         outbox,
         [{"topic": m.topic, "key": m.key, "payload": m.payload} for m in messages],
     )
+    if messages:
+        when_durable(session, written.set)
 
 
 def _publish_after_commit(session: Session, messages: Sequence[Outgoing]) -> None:

@@ -11,17 +11,20 @@ commits late. It is delivery at least once: a crash between produce and delete s
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+import psycopg2
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from ecom_common import metrics
 from ecom_common.crash_points import crash_point
 from ecom_common.database import make_engine
 from ecom_common.kafka import DELIVERY_TIMEOUT_MS
+from ecom_common.logs import describe
+from ecom_common.prepared import run_on
 from ecom_common.safeguards import is_off
 
 BATCH: Final = 1_000
@@ -62,17 +65,20 @@ _NO_TOPIC: Final = frozenset(
     }
 )
 
-_LOCK = text("SELECT pg_try_advisory_lock(hashtext('ecom.relay'))")
+_LOCK: Final = "SELECT pg_try_advisory_lock(hashtext('ecom.relay'))"
 # The lower bound spares the scan of index entries that are dead but not yet vacuumed away: 0.7 ms a poll
 # instead of 39 ms while somebody holds an old snapshot.
-_READ = text("SELECT id, topic, key, payload FROM outbox WHERE id > :above ORDER BY id LIMIT :most")
-# What is parked is left out by the query, or enough of it would fill every batch.
-_READ_UNPARKED = text(
-    "SELECT id, topic, key, payload FROM outbox WHERE id > :above AND topic <> ALL(:parked_topics) "
-    "AND (topic, key) NOT IN (SELECT * FROM unnest(CAST(:topics AS text[]), CAST(:keys AS text[]))) "
-    "ORDER BY id LIMIT :most"
+# What the round before has published goes with the same statement, which still sees it.
+_DELETE: Final = "DELETE FROM outbox WHERE id = ANY(%s::bigint[])"
+_UNREAD: Final = (
+    "SELECT id, topic, key, payload FROM outbox WHERE id > %s AND id <> ALL(%s::bigint[])"
 )
-_DELETE = text("DELETE FROM outbox WHERE id = ANY(:ids)")
+_READ: Final = f"WITH gone AS ({_DELETE}) {_UNREAD} ORDER BY id LIMIT %s"
+# What is parked is left out by the query, or enough of it would fill every batch.
+_READ_UNPARKED: Final = (
+    f"WITH gone AS ({_DELETE}) {_UNREAD} AND topic <> ALL(%s::text[]) "
+    "AND (topic, key) NOT IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY id LIMIT %s"
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +112,8 @@ def make_relay_engine(
             "idle_session_timeout": f"{round(idle_session_timeout_s * 1000)}ms",
             # Losing a delete in a crash of the server costs a duplicate, which every consumer expects.
             "synchronous_commit": "off",
+            # However few rows are left, what autovacuum has not reached yet is not read whole.
+            "enable_seqscan": "off",
         },
     )
 
@@ -128,6 +136,8 @@ class Relay:
         self._next_lock_try = 0.0
         # By (topic, key); by (topic, None) when it is the whole topic that is refused.
         self._parked: dict[tuple[str, str | None], _Parked] = {}
+        self._published: list[int] = []
+        """Ids of acknowledged rows, until the next round deletes them or this relay gives up its lock."""
         self._low_water = _LowWater(clock)
 
     @property
@@ -151,9 +161,9 @@ class Relay:
             done = _in_order(rows, sent)
             if done:
                 crash_point("relay.before_delete")
-                connection.execute(_DELETE, {"ids": [row.id for row in done]})
-            for row in done:
-                metrics.PUBLISHED.labels(row.topic).inc()
+            self._published = [row.id for row in done]
+            for topic, count in Counter(row.topic for row in done).items():
+                metrics.PUBLISHED.labels(topic).inc(count)
             if len(done) < len(rows):
                 gone = {row.id for row in done}
                 self._low_water.left(next(row.id for row in rows if row.id not in gone))
@@ -163,7 +173,12 @@ class Relay:
             raise
 
     def close(self) -> None:
-        """Give up the lock, so that another relay takes over at once."""
+        """Forget what has been published, and give up the lock, so that another relay takes over at once."""
+        try:
+            if self._connection is not None and self._published:
+                run_on(self._connection, _DELETE, [self._published])
+        except psycopg2.Error as error:
+            log.info("%d messages will be sent twice: %s", len(self._published), describe(error))
         self._step_down()
         self._drop_producer()
 
@@ -176,7 +191,7 @@ class Relay:
         connection = self._engine.connect()
         try:
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            leads = is_off("relay-lock") or bool(connection.scalar(_LOCK))
+            leads = is_off("relay-lock") or bool(connection.exec_driver_sql(_LOCK).scalar())
         except Exception:
             connection.close()
             raise
@@ -192,6 +207,7 @@ class Relay:
 
     def _step_down(self) -> None:
         metrics.RELAY_LEADER.set(0)
+        self._published = []
         if self._connection is not None:
             # Not back into the pool: the lock belongs to the session.
             connection, self._connection = self._connection, None
@@ -201,16 +217,17 @@ class Relay:
     def _read(self, connection: Connection) -> list[_Row]:
         # Also the check that this session, and so the lock, is still ours.
         self._unpark()
-        parameters: dict[str, Any] = {"above": self._low_water.bound(), "most": BATCH}
+        parameters: list[object] = [self._published, self._low_water.bound(), self._published]
         if self._parked:
             keys = [(topic, key) for topic, key in self._parked if key is not None]
-            parameters |= {
-                "parked_topics": [topic for topic, key in self._parked if key is None],
-                "topics": [topic for topic, _ in keys],
-                "keys": [key for _, key in keys],
-            }
+            parameters += [
+                [topic for topic, key in self._parked if key is None],
+                [topic for topic, _ in keys],
+                [key for _, key in keys],
+            ]
         statement = _READ_UNPARKED if self._parked else _READ
-        rows = [_Row(*row) for row in connection.execute(statement, parameters)]
+        rows = [_Row(*row) for row in run_on(connection, statement, [*parameters, BATCH])]
+        self._published = []
         if rows:
             self._low_water.saw(rows[-1].id)
         return rows

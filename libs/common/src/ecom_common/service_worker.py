@@ -15,6 +15,7 @@ from ecom_common import dead_letters, idempotency, inbox, kafka, metrics, outbox
 from ecom_common.consumer import Consumer
 from ecom_common.database import Sessions, make_engine, make_sessions
 from ecom_common.health import Check, check_database
+from ecom_common.memory import collect_seldom
 from ecom_common.messages import Handlers
 from ecom_common.relay import Relay, make_relay_engine
 from ecom_common.settings import KafkaSettings, ServiceSettings, prepare_for_experiments
@@ -25,6 +26,8 @@ PRUNE_AT_MOST: Final = 2_000
 """Rows a round: small enough not to be noticed beside the orders. A full round is followed by the next at once,
 or a service that handles more than 200 messages a second would never forget as fast as it learns."""
 OBSERVE_EVERY_S: Final = 2.0
+SELDOM_WRITTEN_POLL_S: Final = 0.05
+"""For outboxes that apis seldom write to: nobody waits for a change of the catalogue."""
 BROKER_CHECK_TIMEOUT_S: Final = 3.0
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ class Parts:
     handlers: Handlers
     sweeps: Sequence[Sweep]
     side_jobs: Sequence[SideJob] = ()
+    outbox_poll_s: float = SELDOM_WRITTEN_POLL_S
+    """How often to look for what other processes write to the outbox; the worker's own is published at once."""
 
 
 def run_worker(
@@ -74,7 +79,9 @@ def run_worker(
         relay=relay,
         sweeps=[*parts.sweeps, *housekeeping(settings)],
         side_jobs=parts.side_jobs,
+        outbox_poll_s=parts.outbox_poll_s,
     )
+    collect_seldom()
     log.info("worker started")
     run_until_signalled(
         worker,

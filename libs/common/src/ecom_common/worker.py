@@ -21,7 +21,7 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.orm import Session
 
-from ecom_common import metrics
+from ecom_common import metrics, outbox
 from ecom_common.consumer import Consumer
 from ecom_common.crash_points import crash_point
 from ecom_common.database import Sessions, Trouble, backoff_s, classify
@@ -89,10 +89,12 @@ class Worker:
         sweeps: Sequence[Sweep],
         side_jobs: Sequence[SideJob] = (),
         prepare: Callable[[], None] = lambda: None,
+        outbox_poll_s: float = IDLE_POLL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`prepare` is tried until it succeeds, before the first message is consumed or published; then it is
-        called again now and then, and its failures hold up nothing any more."""
+        called again now and then, and its failures hold up nothing any more. `outbox_poll_s` is how often to look
+        for what other processes have written to the outbox."""
         self._sessions = sessions
         self._prepare = prepare
         self._is_prepared = False
@@ -105,6 +107,8 @@ class Worker:
         self._stopping = threading.Event()
         self._moved_at = clock()
         self._lag_due_at = 0.0
+        self._outbox_poll_s = outbox_poll_s
+        self._relay_due_at = 0.0
         self._troubles: dict[str, int] = {}
 
     def run(self) -> None:
@@ -130,7 +134,7 @@ class Worker:
             self._guarded("prepare", self._prepare_once)
         if self._is_prepared:
             done += self._guarded("consume", lambda: self._consumer.run_once(IDLE_POLL_S))
-            done += self._guarded("relay", self._relay.run_once)
+            done += self._relay_when_due()
         now = self._clock()
         for sweep in self._sweeps:
             if now >= sweep.due_at:
@@ -142,6 +146,15 @@ class Worker:
 
     def stop(self) -> None:
         self._stopping.set()
+
+    def _relay_when_due(self) -> int:
+        """At once when something was written here, or was left by the last round; else now and then."""
+        if not outbox.written.is_set() and self._clock() < self._relay_due_at:
+            return 0
+        outbox.written.clear()
+        published = self._guarded("relay", self._relay.run_once)
+        self._relay_due_at = self._clock() + (0.0 if published else self._outbox_poll_s)
+        return published
 
     def check_alive(self) -> None:
         """A readiness and liveness check: no step of the loop is stuck."""

@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from ecom_common.bulk import insert_rows, send, update_rows
-from ecom_common.rows import column_list, load, locking
+from ecom_common.rows import column_list, load, load_prepared, locking
 from sqlalchemy.orm import Session
 
 from inventory_service.models import (
@@ -55,14 +55,14 @@ def lock_items(session: Session, skus: Collection[str]) -> dict[str, Item]:
         return {}
     lock = locking("FOR NO KEY UPDATE")
     statement = f"{_ITEMS} WHERE sku = ANY(%s) ORDER BY sku {lock}"
-    return {item.sku: item for item in load(session, Item, statement, sorted(skus))}
+    return {item.sku: item for item in load_prepared(session, Item, statement, sorted(skus))}
 
 
 def lock_reservations(session: Session, order_ids: Collection[UUID]) -> dict[UUID, Reservation]:
     """The reservations that exist, locked, with their lines, by order."""
     lock = locking("FOR NO KEY UPDATE")
     statement = f"{_RESERVATIONS} WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id {lock}"
-    return _with_lines(session, load(session, Reservation, statement, _texts(order_ids)))
+    return _with_lines(session, load_prepared(session, Reservation, statement, _texts(order_ids)))
 
 
 def lock_due_reservations(session: Session, most: int) -> dict[UUID, Reservation]:
@@ -80,7 +80,9 @@ def lock_stock_levels(session: Session, skus: Collection[str]) -> dict[str, Stoc
         return {}
     lock = locking("FOR NO KEY UPDATE OF stock_levels")
     statement = f"{_STOCK_LEVELS} ORDER BY stock_levels.sku {lock}"
-    return {level.sku: level for level in load(session, StockLevel, statement, sorted(skus))}
+    return {
+        level.sku: level for level in load_prepared(session, StockLevel, statement, sorted(skus))
+    }
 
 
 # ---- queries
@@ -107,7 +109,9 @@ def find_movements(
         return {}
     statement = f"{_MOVEMENTS} JOIN unnest(%s::text[], %s::text[]) AS wanted (sku, cause) USING (sku, cause)"
     wanted = sorted(causes)
-    found = load(session, Movement, statement, [sku for sku, _ in wanted], [c for _, c in wanted])
+    found = load_prepared(
+        session, Movement, statement, [sku for sku, _ in wanted], [c for _, c in wanted]
+    )
     return {(m.sku, m.cause): m for m in found}
 
 
@@ -220,7 +224,7 @@ def write_stock(session: Session, stock: Stock) -> None:
 def _with_lines(session: Session, found: Iterable[Reservation]) -> dict[UUID, Reservation]:
     reservations = {reservation.order_id: reservation for reservation in found}
     if reservations:
-        for line in load(session, ReservationLine, _LINES, _texts(reservations)):
+        for line in load_prepared(session, ReservationLine, _LINES, _texts(reservations)):
             reservations[line.order_id].lines.append(line)
     return reservations
 

@@ -14,7 +14,7 @@ from ecom_common.reading import Reader
 from ecom_common.settings import load
 from fastapi import FastAPI
 
-from order_service import api
+from order_service import api, repository
 from order_service.api import Desk
 from order_service.commands import Command, Result
 from order_service.flow import FlowControl
@@ -35,16 +35,20 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # One connection is the batcher's.
-        reader = Reader(sessions, threads=max(1, settings.database_pool_size - 1))
+        # Two connections are the batchers'.
+        reader = Reader(sessions, threads=max(1, settings.database_pool_size - 2))
         batcher: Batcher[Command, Result] = Batcher(
             sessions,
             OrderDesk(settings).handle_commands,
             name="commands",
             max_batch=settings.max_batch,
         )
+        lookups = Batcher(
+            sessions, repository.find_orders, name="lookups", max_batch=settings.max_batch
+        )
         app.state.desk = Desk(
             batcher=batcher,
+            lookups=lookups,
             reader=reader,
             watch=Watch(reader, app.state.draining),
             flow=FlowControl(reader, limit=settings.max_open_orders),
@@ -52,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
         yield
         await batcher.close()
+        await lookups.close()
         reader.close()
         engine.dispose()
 

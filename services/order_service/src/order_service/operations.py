@@ -102,7 +102,7 @@ def _row(context: Context, order: Order, diagnosis: Diagnosis, now: datetime) ->
 
 def _show(context: Context, options: argparse.Namespace) -> int:
     with context.sessions() as session:
-        order = repository.find_order(session, options.order, customer_id=None)
+        order = repository.find_orders(session, [options.order])[0]
         if order is None:
             sys.stderr.write(f"{SERVICE}: there is no order {options.order}\n")
             return REFUSED

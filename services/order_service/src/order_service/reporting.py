@@ -8,6 +8,7 @@ import logging
 from typing import Any, Final
 
 from ecom_common.durable import when_durable
+from ecom_common.logs import together
 from sqlalchemy.orm import Session
 
 from order_service.metrics import FINAL_SECONDS
@@ -27,15 +28,16 @@ def report_when_durable(session: Session, changes: Changes) -> None:
 
 def _report(changes: Changes) -> None:
     orders = {order.id: order for order in changes.placed} | changes.touched
-    for row in changes.history:
-        if row["status"] in FINAL:
-            age = row["at"] - orders[row["order_id"]].created_at
-            FINAL_SECONDS.labels(row["status"]).observe(age.total_seconds())
-            _log(logging.INFO, f"order {row['status']}", row)
-        elif row["kind"] == "placed":
-            _log(logging.INFO, "order placed", row)
-        elif row["kind"] in _WORTH_A_WARNING:
-            _log(logging.WARNING, f"order needs an operator: {row['kind']}", row)
+    with together():
+        for row in changes.history:
+            if row["status"] in FINAL:
+                age = row["at"] - orders[row["order_id"]].created_at
+                FINAL_SECONDS.labels(row["status"]).observe(age.total_seconds())
+                _log(logging.INFO, f"order {row['status']}", row)
+            elif row["kind"] == "placed":
+                _log(logging.INFO, "order placed", row)
+            elif row["kind"] in _WORTH_A_WARNING:
+                _log(logging.WARNING, f"order needs an operator: {row['kind']}", row)
 
 
 def _log(level: int, message: str, row: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ecom_common import idempotency, outbox
 from ecom_common.bulk import insert_rows, update_rows
 from ecom_common.idempotency import Key, Stored
 from ecom_common.outbox import Outgoing
-from ecom_common.rows import column_list, load, locking
+from ecom_common.rows import column_list, load, load_prepared, locking
 from ecom_common.safeguards import is_off
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -99,7 +99,7 @@ def _texts(ids: Iterable[UUID]) -> list[str]:
 def _with_lines(session: Session, orders: Sequence[Order]) -> Sequence[Order]:
     if orders:
         by_id = {order.id: order for order in orders}
-        for line in load(session, OrderLine, _LINES, _texts(by_id)):
+        for line in load_prepared(session, OrderLine, _LINES, _texts(by_id)):
             by_id[line.order_id].lines.append(line)
     return orders
 
@@ -114,34 +114,38 @@ def lock_orders(session: Session, ids: Collection[UUID]) -> dict[UUID, Order]:
 def lock_orders_without_lines(session: Session, ids: Collection[UUID]) -> dict[UUID, Order]:
     """The orders, locked; their lines are only needed to reserve, which placement does."""
     statement = f"{_ORDERS} WHERE id = ANY(%s::uuid[]) ORDER BY id {locking('FOR UPDATE')}"
-    return {order.id: order for order in load(session, Order, statement, _texts(ids))}
+    return {order.id: order for order in load_prepared(session, Order, statement, _texts(ids))}
 
 
-def lock_due_orders(session: Session, *, now: datetime, most: int) -> Sequence[Order]:
-    """Open orders that the sweeper has to look at: past their deadline, or due and with nothing unsent.
+def lock_due_orders(
+    session: Session, *, now: datetime, unanswered_since: datetime, most: int
+) -> Sequence[Order]:
+    """Open orders that the sweeper has to look at: past their deadline, or due, with nothing unsent and without
+    any change since `unanswered_since`.
 
     Those that another transaction holds are skipped: they are being changed at this moment.
     """
     statement = (
         f"{_ORDERS} WHERE {_IS_OPEN} AND due_at <= %s AND (goal = %s AND deadline_at <= %s "
-        "OR NOT EXISTS (SELECT FROM outbox WHERE outbox.key = orders.id::text)) "
+        "OR updated_at <= %s AND NOT EXISTS (SELECT FROM outbox WHERE outbox.key = orders.id::text)) "
         f"ORDER BY due_at LIMIT %s {locking('FOR UPDATE SKIP LOCKED')}"
     )
-    return _with_lines(session, load(session, Order, statement, now, Goal.FULFIL.value, now, most))
+    parameters = (now, Goal.FULFIL.value, now, unanswered_since, most)
+    return _with_lines(session, load(session, Order, statement, *parameters))
 
 
 def load_orders(session: Session, ids: Collection[UUID]) -> dict[UUID, Order]:
     """The orders with their lines, as they are now."""
     if not ids:
         return {}
-    orders = load(session, Order, f"{_ORDERS} WHERE id = ANY(%s::uuid[])", _texts(ids))
+    orders = load_prepared(session, Order, f"{_ORDERS} WHERE id = ANY(%s::uuid[])", _texts(ids))
     return {order.id: order for order in _with_lines(session, orders)}
 
 
-def find_order(session: Session, order_id: UUID, *, customer_id: str | None) -> Order | None:
-    """The order, when it exists and belongs to the customer; None as customer is everybody."""
-    order = load_orders(session, [order_id]).get(order_id)
-    return order if order is not None and customer_id in (None, order.customer_id) else None
+def find_orders(session: Session, ids: Sequence[UUID]) -> list[Order | None]:
+    """For each id its order, with its lines; None where there is none."""
+    found = load_orders(session, set(ids))
+    return [found.get(order_id) for order_id in ids]
 
 
 def load_by_checkouts(
@@ -155,7 +159,9 @@ def load_by_checkouts(
         f"{_ORDERS} JOIN unnest(%s::text[], %s::text[]) AS wanted (customer_id, checkout_id) "
         "USING (customer_id, checkout_id)"
     )
-    orders = load(session, Order, statement, [c for c, _ in wanted], [c for _, c in wanted])
+    orders = load_prepared(
+        session, Order, statement, [c for c, _ in wanted], [c for _, c in wanted]
+    )
     return {(o.customer_id, o.checkout_id or ""): o for o in _with_lines(session, orders)}
 
 
@@ -191,13 +197,13 @@ def history(
 ) -> Sequence[HistoryEntry]:
     """The order's changes after version `after`, in order."""
     statement = f"{_HISTORY} WHERE order_id = %s::uuid AND version > %s ORDER BY version LIMIT %s"
-    return load(session, HistoryEntry, statement, str(order_id), after, most)
+    return load_prepared(session, HistoryEntry, statement, str(order_id), after, most)
 
 
 def versions(session: Session, ids: Collection[UUID]) -> dict[UUID, int]:
     """The current versions of the orders; for watching them."""
     statement = "SELECT id, version FROM orders WHERE id = ANY(%s::uuid[])"
-    return dict(load(session, _pair, statement, _texts(ids)))
+    return dict(load_prepared(session, _pair, statement, _texts(ids)))
 
 
 def _pair(order_id: UUID, value: int) -> tuple[UUID, int]:
@@ -294,7 +300,7 @@ def renew_deadlines(session: Session, ids: Collection[UUID], deadline_at: dateti
 
 def load_catalogue(session: Session, skus: Collection[str]) -> dict[str, CatalogueItem]:
     """What is known of the SKUs."""
-    return {i.sku: i for i in load(session, CatalogueItem, _CATALOGUE, sorted(skus))}
+    return {i.sku: i for i in load_prepared(session, CatalogueItem, _CATALOGUE, sorted(skus))}
 
 
 def save_catalogue(session: Session, rows: Sequence[dict[str, Any]]) -> None:

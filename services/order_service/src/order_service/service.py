@@ -7,6 +7,7 @@ memory with the aggregate's verbs, save once.
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from ecom_common import idempotency
@@ -37,6 +38,13 @@ from order_service.repository import Changes
 from order_service.saga import Ask, Payment, Reason, Status
 from order_service.settings import Settings
 
+ANSWERS_WEIGHT: Final = 0.01
+"""Of one answer in the running mean of how long they take: it follows a change within some hundred answers."""
+ANSWERS_PATIENCE: Final = 3.0
+"""An answer that has taken so many times the mean may well be lost."""
+ANSWERS_AT_MOST_S: Final = 5.0
+"""What one answer counts at most: those that had to wait for an outage to end say nothing of the next."""
+
 
 class OrderDesk:
     """The use cases of the order service, with the settings they depend on."""
@@ -49,6 +57,7 @@ class OrderDesk:
         self._most_wait_s = settings.ask_again_at_most_s
         self._max_asks = settings.max_asks
         self._jitter = jitter
+        self._answers_take_s = 0.0
 
     def handle_commands(self, session: Session, batch: Sequence[Command]) -> list[Result]:
         """Apply HTTP commands; a refusal is a result, decided before anything is changed."""
@@ -76,9 +85,13 @@ class OrderDesk:
             order = orders.get(message.envelope.data.order_id)
             cause = _cause(message)
             # An order we never placed: a message of another installation, or of a restored one.
-            if order is not None and (change := _learn(order, message, cause, now=now)) is not None:
+            if order is None:
+                continue
+            asked_at = order.updated_at
+            if (change := _learn(order, message, cause, now=now)) is not None:
                 changes.add(change)
                 causes[order.id] = cause
+                self._note_answer(now - asked_at)
         self._follow_up(changes, before, now=now, causes=causes)
         repository.save(session, changes)
         report_when_durable(session, changes)
@@ -110,7 +123,9 @@ class OrderDesk:
         """Give up what is past its deadline and ask again for what was not answered; how many orders."""
         changes = Changes()
         now = database_time(session)
-        orders = repository.lock_due_orders(session, now=now, most=most)
+        orders = repository.lock_due_orders(
+            session, now=now, unanswered_since=now - self._patience, most=most
+        )
         before = {order.id: saga.asks(order.saga) for order in orders}
         late = [] if is_off("deadline") else [o for o in orders if now >= o.deadline_at]
         for order in late:
@@ -154,6 +169,19 @@ class OrderDesk:
         repository.save(session, changes)
         report_when_durable(session, changes)
         return results
+
+    def _note_answer(self, took: timedelta) -> None:
+        took_s = min(took.total_seconds(), ANSWERS_AT_MOST_S)
+        self._answers_take_s += ANSWERS_WEIGHT * (took_s - self._answers_take_s)
+
+    @property
+    def _patience(self) -> timedelta:
+        """How long an order must have been left without an answer before it is worth asking again.
+
+        Under overload answers are late and not lost, and asking costs as much as answering: whoever asks sooner than
+        answers come makes them come later still.
+        """
+        return timedelta(seconds=ANSWERS_PATIENCE * self._answers_take_s)
 
     def _place(
         self,

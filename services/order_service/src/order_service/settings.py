@@ -14,5 +14,6 @@ class Settings(ServiceSettings):
     ask_again_at_most_s: float = Field(default=60.0, gt=0)
     max_asks: int = Field(default=30, ge=2)
     """An order that was asked for this often without an answer is flagged and left to an operator."""
-    max_open_orders: int = Field(default=5_000, ge=1)
-    """Flow control: beyond this many orders that are not final, new ones are answered 503."""
+    max_open_orders: int = Field(default=2_000, ge=1)
+    """Flow control: beyond this many orders that are not final, new ones are answered 503. Some seconds' worth; also
+    what is taken while the broker is away."""

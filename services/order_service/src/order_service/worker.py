@@ -21,6 +21,8 @@ SWEEP_EVERY_S: Final = 0.5
 SWEEP_AT_MOST: Final = 200
 """Orders a round; a full round is followed by the next at once."""
 OBSERVE_EVERY_S: Final = 5.0
+PLACED_POLL_S: Final = 0.01
+"""The api places orders, and their customers wait for what follows."""
 COUNT_AT_MOST: Final = 100_000
 
 
@@ -46,6 +48,7 @@ def parts(desk: OrderDesk) -> Parts:
         topics=TOPICS,
         handlers=handlers(desk),
         sweeps=[sweep, Sweep("observe_orders", OBSERVE_EVERY_S, _observe)],
+        outbox_poll_s=PLACED_POLL_S,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from ecom_common.bulk import insert_rows, update_rows
-from ecom_common.rows import column_list, load, locking
+from ecom_common.rows import column_list, load, load_prepared, locking
 from ecom_common.safeguards import is_off
 from ecom_contracts.messages import PaymentState
 from sqlalchemy.orm import Session
@@ -79,7 +79,7 @@ def lock_intents_by_id(session: Session, intent_ids: Collection[UUID]) -> dict[U
 def _lock(session: Session, column: str, ids: Collection[UUID]) -> list[PaymentIntent]:
     lock = locking("FOR UPDATE")
     statement = f"{_INTENTS} WHERE {column} = ANY(%s::uuid[]) ORDER BY order_id {lock}"
-    intents = load(session, PaymentIntent, statement, _texts(ids))
+    intents = load_prepared(session, PaymentIntent, statement, _texts(ids))
     for intent in intents:
         intent.stored = _values(intent, _INTENT_CHANGES)
     if intents:
@@ -90,7 +90,7 @@ def _lock(session: Session, column: str, ids: Collection[UUID]) -> list[PaymentI
 
 
 def _load_locked(session: Session, statement: str, ids: list[str]) -> list[Operation]:
-    operations = load(session, Operation, statement, ids)
+    operations = load_prepared(session, Operation, statement, ids)
     for operation in operations:
         operation.stored = _values(operation, _OPERATION_CHANGES)
     return operations
@@ -143,7 +143,7 @@ def lease_due_operations(session: Session, *, most: int, lease: timedelta) -> li
     the aggregates: this is asked many times a second, mostly finds nothing, and who asks is no business of theirs.
     """
     statement = _LEASE.format(lock=locking("FOR UPDATE SKIP LOCKED"))
-    return sorted(load(session, Leased, statement, most, lease))
+    return sorted(load_prepared(session, Leased, statement, most, lease))
 
 
 def lock_operations(session: Session, operation_ids: Collection[UUID]) -> list[Operation]:

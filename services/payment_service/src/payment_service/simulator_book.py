@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from ecom_common.database import make_engine, sql_state
+from ecom_common.database import DATABASE_ERRORS, make_engine, sql_state
 from ecom_common.ids import new_id
+from ecom_common.prepared import run_on
 from sqlalchemy import Connection, Engine, event, text
-from sqlalchemy.exc import SQLAlchemyError
 
 from payment_service.provider import (
     KeyReused,
@@ -29,7 +29,7 @@ TRANSACTIONS_AT_ONCE: Final = 4
 # Statement time-out and lock time-out.
 _TIMEOUTS: Final = frozenset({"57014", "55P03"})
 
-# In the driver's own words, as the next: each charge needs these two, and compiling costs as much as asking.
+# Prepared, as the next: each charge needs these two.
 _OPEN: Final = (
     "INSERT INTO charges (reference, key, amount, currency, method) VALUES (%s, %s, %s, %s, %s) "
     # The update changes nothing; it makes the row that was there come back.
@@ -141,16 +141,15 @@ class Book:
         """The reference of the one charge with this key."""
         new = (f"sim_{new_id().hex}", key, amount, currency, method)
         with self._statement() as connection:
-            row = connection.exec_driver_sql(_OPEN, new).one()
-        if (row.amount, row.currency) != (amount, currency):
+            [(found, *known)] = run_on(connection, _OPEN, new)
+        if known != [amount, currency]:
             raise KeyReused("the key belongs to a charge of another amount")
-        return str(row.reference)
+        return str(found)
 
     def capture_plain(self, reference: str) -> bool:
         """Capture a charge that nothing is special about and that nobody has confirmed; whether it was one."""
         with self._statement() as connection:
-            found = connection.exec_driver_sql(_CAPTURE, (reference, _PLAIN_METHODS))
-            return found.first() is not None
+            return bool(run_on(connection, _CAPTURE, (reference, _PLAIN_METHODS)))
 
     def lose(self, key: str) -> bool:
         """Whether this is the first time that a request with this key is lost."""
@@ -208,7 +207,7 @@ def _answers() -> Iterator[None]:
     """What the database does not do is an unknown outcome of the provider's."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except DATABASE_ERRORS as error:
         # Its text stays behind: it holds the statement's parameters.
         if sql_state(error) in _TIMEOUTS:
             raise ProviderTimeout("no answer in time") from error
