@@ -56,6 +56,30 @@ def flag(store: Store, order_id: UUID) -> None:
 # ---- asking again
 
 
+def test_while_answers_come_late_nobody_is_asked_again_before_they_can_be_there(
+    store: Store,
+) -> None:
+    others = [store.place({"tea": 1}) for _ in range(60)]
+    store.wait(5)
+    store.learn(*(stock(other, "held", 1) for other in others))
+    fresh = store.place({"tea": 1})
+    store.published()
+    store.wait(3)  # of two, and a half more by jitter
+    assert (store.sweep(), store.said()) == (0, [])
+    store.wait(5)
+    assert store.sweep() == 61
+    assert "stock.reserve.v1" in store.said()
+    assert store.order(fresh).asks == 1
+
+
+def test_one_late_answer_makes_nobody_patient(store: Store, order_id: UUID) -> None:
+    store.wait(600)
+    store.learn(stock(order_id, "held", 1))
+    store.published()
+    store.wait(3)
+    assert store.sweep() == 1
+
+
 def test_nothing_is_asked_again_before_its_time(store: Store, order_id: UUID) -> None:
     store.wait(1)  # of two; the rest is for a machine that is busy
     assert (store.sweep(), store.said()) == (0, [])

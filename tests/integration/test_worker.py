@@ -11,10 +11,11 @@ import httpx
 import pytest
 from confluent_kafka import Consumer as KafkaConsumer
 from confluent_kafka import Producer
-from ecom_common import probe
+from ecom_common import outbox, probe
 from ecom_common.consumer import Consumer
 from ecom_common.errors import DependencyDown
 from ecom_common.ids import new_id
+from ecom_common.outbox import Outgoing
 from ecom_common.relay import Relay, make_relay_engine
 from ecom_common.service_worker import PRUNE_AT_MOST, housekeeping
 from ecom_common.worker import LIVE_WITHIN_S, PREPARE_EVERY_S, Sweep, Worker
@@ -135,6 +136,37 @@ def relay_locks(database: Database) -> list[int]:
         "SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
         "WHERE l.locktype = 'advisory' AND d.datname = current_database()"
     )
+
+
+def test_the_outbox_is_read_when_this_process_has_written_to_it_and_else_now_and_then(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    found = [0]
+    rounds: list[float] = []
+
+    def run_once(_: Relay) -> int:
+        rounds.append(clock.now)
+        return found[0]
+
+    monkeypatch.setattr(Relay, "run_once", run_once)
+    outbox.written.clear()
+    with a_worker(database, QuietKafka(), clock, outbox_poll_s=5.0) as worker:
+        worker.run_once()
+        worker.run_once()
+        assert rounds == [1_000.0], "nothing was written here"
+        with database.sessions.begin() as session:
+            outbox.publish(session, [Outgoing("t", "k", b"1")])
+            worker.run_once()
+            assert len(rounds) == 1, "nor is it before the commit"
+        worker.run_once()
+        worker.run_once()
+        assert len(rounds) == 2
+        clock.now += 5.0
+        found[0] = 3
+        worker.run_once()
+        worker.run_once()
+        assert len(rounds) == 4, "there may be more, and what was published is to be forgotten"
 
 
 def test_a_sweep_runs_at_once_and_then_when_its_time_has_passed(database: Database) -> None:

@@ -26,7 +26,7 @@ from ecom_local.errors import LocalError
 from tests.load import report
 from tests.load.floor import measure as measure_floor
 from tests.load.plan import Plan
-from tests.load.platform import PLENTY, SKUS, BenchPlatform, preload, stock
+from tests.load.platform import PLENTY, SKUS, BenchPlatform, expire, preload, stock
 from tests.load.running import Result, run
 from tests.load.scenarios import HOT_BUYERS, HOT_STOCK, SCENARIOS
 from tests.support.homes import a_home
@@ -92,6 +92,8 @@ def _run_all(
     try:
         if options.preload:
             preload(platform, options.preload, say)
+        if options.expired:
+            expire(platform, options.expired, say)
         skus = [f"SKU-{number:04}" for number in range(SKUS)]
         stock(shop, skus, PLENTY, say)
         customers = platform.customers()
@@ -232,6 +234,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--preload", type=int, default=0, metavar="N", help="begin with so many orders stored"
+    )
+    parser.add_argument(
+        "--expired",
+        type=int,
+        default=0,
+        metavar="N",
+        help="begin with so many message ids and keys in each service that are to be forgotten meanwhile",
     )
     parser.add_argument("--apis", type=int, default=1, metavar="N", help="api processes a service")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="workers a service")

@@ -20,7 +20,7 @@ from typing import Final, Self
 
 import orjson
 import psutil
-from ecom_local.parts import DATABASES
+from ecom_local.parts import DATABASES, SERVICES
 
 from tests.load.platform import SUPERVISOR, BenchPlatform
 
@@ -155,7 +155,7 @@ class Sampler:
         [(connections,)] = self.platform.sql(
             "orderdb", "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
         )
-        return Footprint(time.time(), total, threads, connections)
+        return Footprint(time.time(), total, threads, connections, outbox_rows(self.platform))
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,8 @@ class Footprint:
     pss: int
     threads: int
     connections: int
+    outbox: int
+    """Rows in all three."""
 
 
 def _pss(pid: int) -> int:
@@ -175,6 +177,14 @@ def _pss(pid: int) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def outbox_rows(platform: BenchPlatform) -> int:
+    """That are not published, or not forgotten yet, in all three databases."""
+    counts = [
+        platform.sql(DATABASES[service].name, "SELECT count(*) FROM outbox") for service in SERVICES
+    ]
+    return sum(int(count) for [(count,)] in counts)
 
 
 def load_average() -> float:

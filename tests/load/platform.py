@@ -159,6 +159,25 @@ def preload(platform: BenchPlatform, orders: int, say: Callable[[str], None]) ->
     say(f"{orders * 9 // 10:,} orders are there already")
 
 
+def expire(platform: BenchPlatform, rows: int, say: Callable[[str], None]) -> None:
+    """Give each service so many message ids and so many idempotency keys that are beyond their retention."""
+    for service in SERVICES:
+        platform.sql(
+            DATABASES[service].name,
+            "INSERT INTO inbox (message_id, received_at) SELECT gen_random_uuid(), now() - interval '30 days' "
+            "FROM generate_series(1, %s); ANALYZE inbox",
+            rows,
+        )
+        platform.sql(
+            DATABASES[service].name,
+            "INSERT INTO idempotency_keys (subject, operation, key, fingerprint, resource_id, created, created_at) "
+            "SELECT 'old', 'old', n::text, decode(repeat('00', 32), 'hex'), n::text, true, now() - interval '30 days' "
+            "FROM generate_series(1, %s) AS n; ANALYZE idempotency_keys",
+            rows,
+        )
+    say(f"{rows:,} message ids and {rows:,} keys in each service are to be forgotten")
+
+
 def stock(shop: Shop, skus: Sequence[str], quantity: int, say: Callable[[str], None]) -> None:
     """Put the items on sale with so many units each; they can be ordered when this returns."""
     shop.auth("staff")

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, Final
 
 from tests.load.floor import Floor
+from tests.load.measuring import Footprint
 from tests.load.running import FLAT, Percentiles, Result
 
 MIB: Final = 1024 * 1024
@@ -32,6 +33,20 @@ def _latency(label: str, field: str) -> list[tuple[str, _Cell, str]]:
     ]
 
 
+def _ends(label: str, value: Callable[[Footprint], float]) -> list[tuple[str, _Cell, str]]:
+    """Of a long run: what something was in the first and in the last fifth of it; whether it grows."""
+
+    def last(result: Result) -> float | None:
+        size = len(result.footprints) // 5
+        return median(map(value, result.footprints[-size:])) if size > 1 else None
+
+    def first(result: Result) -> float | None:
+        size = len(result.footprints) // 5
+        return median(map(value, result.footprints[:size])) if size > 1 else None
+
+    return [(f"{label}, first fifth", first, ".0f"), (f"{label}, last fifth", last, ".0f")]
+
+
 _ROWS: Final[Sequence[tuple[str, _Cell, str]]] = [
     ("confirmed/s", lambda r: r.confirmed_per_s, ".0f"),
     ("decided/s", lambda r: r.decided_per_s, ".0f"),
@@ -52,6 +67,10 @@ _ROWS: Final[Sequence[tuple[str, _Cell, str]]] = [
     ("WAL bytes an order, whole cluster", lambda r: r.all_wal_bytes, ".0f"),
     ("deadlocks", lambda r: float(r.deadlocks), ".0f"),
     ("peak memory, PSS (MiB)", lambda r: r.peak_pss_bytes / MIB, ".0f"),
+    *_ends("memory, PSS (MiB)", lambda look: look.pss / MIB),
+    *_ends("connections", lambda look: float(look.connections)),
+    *_ends("threads", lambda look: float(look.threads)),
+    *_ends("outbox rows", lambda look: float(look.outbox)),
     ("probe before (ms)", lambda r: r.probes_ms[0], ".2f"),
     ("probe during (ms)", lambda r: r.probes_ms[1], ".2f"),
     ("probe after (ms)", lambda r: r.probes_ms[2], ".2f"),

@@ -11,7 +11,6 @@ from typing import Final
 import psutil
 from ecom_audit.invariants import Report
 from ecom_audit.look import Patience
-from ecom_local.parts import DATABASES, SERVICES
 
 from tests.load import published
 from tests.load.driving import Driver, driving
@@ -20,6 +19,7 @@ from tests.load.measuring import (
     Sampler,
     Snapshot,
     load_average,
+    outbox_rows,
     probe_ms,
     snapshot,
 )
@@ -178,10 +178,8 @@ def drain(platform: BenchPlatform) -> None:
 
 def _unfinished(platform: BenchPlatform) -> int:
     is_open = "SELECT count(*) FROM orders WHERE status IN ('pending', 'cancelling')"
-    unsent = [
-        platform.sql(DATABASES[service].name, "SELECT count(*) FROM outbox") for service in SERVICES
-    ]
-    return sum(int(rows[0][0]) for rows in (platform.sql("orderdb", is_open), *unsent))
+    [(orders,)] = platform.sql("orderdb", is_open)
+    return int(orders) + outbox_rows(platform)
 
 
 def _measure(

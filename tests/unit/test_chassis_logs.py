@@ -2,12 +2,14 @@
 
 import json
 import logging
+import sys
+from contextlib import suppress
 from contextvars import copy_context
-from typing import Any
+from typing import Any, TextIO, cast
 
 import psycopg2
 import pytest
-from ecom_common.logs import JsonFormatter, describe
+from ecom_common.logs import JsonFormatter, LineHandler, describe, together
 from ecom_common.tracing import current_order_id, current_traceparent
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import IntegrityError
@@ -111,3 +113,51 @@ def _formatted(message: str, *args: object, **more: Any) -> str:
         | extra
     )
     return JsonFormatter(service="order_service", process="api").format(record)
+
+
+def test_what_is_logged_together_is_one_write_and_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writes: list[str] = []
+    handler = LineHandler(cast(TextIO, Written(writes)))
+    handler.setFormatter(JsonFormatter(service="s", process="p"))
+    log = logging.Logger("together")  # noqa: LOG001 - without parents
+    log.addHandler(handler)
+    monkeypatch.setattr(sys, "stderr", Written(writes))
+    with together():
+        log.info("first")
+        log.info("second")
+        assert writes == []
+    assert [json.loads(line)["message"] for line in "".join(writes).splitlines()] == [
+        "first",
+        "second",
+    ]
+    assert len(writes) == 1
+    log.info("alone")
+    assert '"alone"' in "".join(writes[1:])
+
+
+def test_lines_are_written_even_when_what_they_tell_of_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    writes: list[str] = []
+    monkeypatch.setattr(sys, "stderr", Written(writes))
+    log = logging.Logger("together")  # noqa: LOG001
+    handler = LineHandler(cast(TextIO, Written(writes)))
+    log.addHandler(handler)
+    with suppress(ZeroDivisionError), together():
+        log.info("first")
+        raise ZeroDivisionError
+    assert writes == ["first\n"]
+
+
+class Written:
+    """A stream that remembers each write."""
+
+    def __init__(self, writes: list[str]) -> None:
+        self._writes = writes
+
+    def write(self, text: str) -> None:
+        self._writes.append(text)
+
+    def flush(self) -> None: ...

@@ -125,7 +125,9 @@ def together() -> Iterator[None]:
             sys.stderr.flush()
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes each line by itself, but for those that are said `together`."""
+
     def emit(self, record: logging.LogRecord) -> None:
         lines: list[str] | None = getattr(_held, "lines", None)
         if lines is None:
@@ -136,7 +138,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 def configure_logging(*, service: str, process: str, level: str) -> None:
     """Send every logger of this process through the one JSON formatter."""
-    handler = _Handler(sys.stderr)
+    handler = LineHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service=service, process=process))
     root = logging.getLogger()
     root.handlers[:] = [handler]

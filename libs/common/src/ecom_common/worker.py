@@ -50,13 +50,14 @@ class Sweep:
     """Something to look for every now and then, in a transaction of its own.
 
     `run` gets a session and returns how much it dealt with; when that is a full round it is called
-    again at once.
+    again after `pause_s`.
     """
 
     name: str
     every_s: float
     run: Callable[[Session], int]
     full_round: int = 1_000_000
+    pause_s: float = 0.0
     due_at: float = field(default=0.0)
 
     def run_once(self, sessions: Sessions) -> int:
@@ -168,7 +169,7 @@ class Worker:
         sweep.due_at = begin + sweep.every_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         done = sweep.run_once(self._sessions)
         if done >= sweep.full_round:
-            sweep.due_at = begin
+            sweep.due_at = begin + sweep.pause_s
         metrics.SWEEP_SECONDS.labels(sweep.name).observe(self._clock() - begin)
         metrics.SWEPT.labels(sweep.name).inc(done)
         return done
