@@ -17,7 +17,7 @@ from ecom_common.errors import DependencyDown
 from ecom_common.ids import new_id
 from ecom_common.outbox import Outgoing
 from ecom_common.relay import Relay, make_relay_engine
-from ecom_common.service_worker import PRUNE_AT_MOST, housekeeping
+from ecom_common.service_worker import PRUNE_AT_MOST, PRUNE_PAUSE_S, housekeeping
 from ecom_common.worker import LIVE_WITHIN_S, PREPARE_EVERY_S, Sweep, Worker
 from ecom_local.instance import Instance
 from ecom_local.ports import Ports
@@ -210,7 +210,7 @@ def test_old_message_ids_are_forgotten_as_fast_as_they_come(database: Database) 
     ) as worker:
         for _ in range(3):
             worker.run_once()
-            clock.now += 0.01
+            clock.now += PRUNE_PAUSE_S
     assert database.rows("SELECT count(*) FROM inbox") == [0]
 
 

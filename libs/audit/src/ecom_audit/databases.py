@@ -24,6 +24,7 @@ _SERVER_OPTIONS: Final = {
     "statement_timeout": "5min",
     "idle_in_transaction_session_timeout": "10min",
     "work_mem": "64MB",
+    "enable_seqscan": "on",
 }
 
 

@@ -112,8 +112,6 @@ def make_relay_engine(
             "idle_session_timeout": f"{round(idle_session_timeout_s * 1000)}ms",
             # Losing a delete in a crash of the server costs a duplicate, which every consumer expects.
             "synchronous_commit": "off",
-            # However few rows are left, what autovacuum has not reached yet is not read whole.
-            "enable_seqscan": "off",
         },
     )
 
