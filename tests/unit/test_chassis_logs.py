@@ -126,7 +126,8 @@ def test_what_is_logged_together_is_one_write_and_in_order(
     monkeypatch.setattr(sys, "stderr", Written(writes))
     with together():
         log.info("first")
-        log.info("second")
+        with together():
+            log.info("second")
         assert writes == []
     assert [json.loads(line)["message"] for line in "".join(writes).splitlines()] == [
         "first",

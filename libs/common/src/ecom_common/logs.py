@@ -115,6 +115,9 @@ def together() -> Iterator[None]:
     Every write lets go of the interpreter: in a process with many threads, getting it back costs more than the
     line itself.
     """
+    if getattr(_held, "lines", None) is not None:
+        yield  # the outer one writes it all
+        return
     _held.lines = []
     try:
         yield
