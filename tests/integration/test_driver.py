@@ -171,3 +171,38 @@ def test_a_connection_that_was_cut_is_not_given_to_anybody_again(database: Datab
     with Session(engine) as session:
         assert prepared.run(session, "SELECT 1") == [(1,)]
     engine.dispose()
+
+
+def test_one_lost_connection_has_the_pool_give_up_those_that_were_lost_with_it(
+    database: Database,
+) -> None:
+    engine = make_engine(database.url, application_name="driver-cut", pool_size=4)
+    sessions = [Session(engine) for _ in range(4)]
+    for session in sessions:
+        prepared.run(session, "SELECT 1")
+    for session in sessions:
+        session.close()
+    database.cut("driver-cut")
+    with Session(engine) as session, pytest.raises(psycopg2.OperationalError):
+        prepared.run(session, "SELECT 1")
+    for _ in range(4):
+        with Session(engine) as session:
+            assert prepared.run(session, "SELECT 1") == [(1,)]
+    engine.dispose()
+
+
+def test_a_statement_that_a_migration_has_made_unusable_is_prepared_anew(
+    database: Database,
+) -> None:
+    engine = make_engine(database.url, application_name="driver", pool_size=1)
+    database.as_owner("CREATE TABLE changing (n int); INSERT INTO changing VALUES (1)")
+    database.as_owner("GRANT ALL ON changing TO PUBLIC")
+    with Session(engine) as session:
+        assert prepared.run(session, "SELECT n FROM changing") == [(1,)]
+    database.as_owner("ALTER TABLE changing ALTER n TYPE bigint")
+    with Session(engine) as session, pytest.raises(psycopg2.Error):
+        prepared.run(session, "SELECT n FROM changing")
+    with Session(engine) as session:
+        assert prepared.run(session, "SELECT n FROM changing") == [(1,)]
+    engine.dispose()
+    database.as_owner("DROP TABLE changing")

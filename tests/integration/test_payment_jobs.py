@@ -12,7 +12,7 @@ from ecom_common.database import Sessions
 from ecom_contracts.messages import PaymentCharge
 from ecom_contracts.messages import PaymentState as S
 from payment_service.consumers import handlers
-from payment_service.jobs import ProviderJobs
+from payment_service.jobs import AHEAD, ProviderJobs
 from payment_service.provider import Outcome, Status
 from payment_service.service import Job, Result
 from payment_service.states import Backoff, OperationState
@@ -179,6 +179,19 @@ def test_what_is_leased_with_its_command_is_asked_for_without_a_claim(desk: Paym
     finally:
         jobs.stop(5)
     assert {desk.operation(o.order_id, "charge:1").attempts for o in orders} == {1}
+
+
+def test_what_was_due_before_is_not_kept_waiting_by_what_is_new(desk: PaymentDesk) -> None:
+    settings = job_settings(threads=1)
+    jobs = ProviderJobs(desk.sessions, desk.provider, settings)
+    apply = handlers(jobs)[PaymentCharge.TYPE]
+    orders = [a_charge() for _ in range(AHEAD)]
+    with desk.sessions.begin() as session:
+        apply(session, [received(order, at=datetime.now(UTC)) for order in orders])
+    assert len(desk.claim()) == AHEAD // 2, "new ones take half of the room"
+    with desk.sessions.begin() as session:
+        apply(session, [received(a_charge(), at=datetime.now(UTC))])
+    assert len(desk.claim()) == 1
 
 
 def _states(desk: PaymentDesk, orders: list[PaymentCharge]) -> set[S]:

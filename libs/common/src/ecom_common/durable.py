@@ -3,11 +3,14 @@
 One listener for all sessions: registering one with each session costs more than a statement does.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
+
+log = logging.getLogger(__name__)
 
 _CALLS: Final = "ecom.durable.calls"
 
@@ -21,7 +24,11 @@ def when_durable(session: Session, call: Callable[[], object]) -> None:
 def _call(session: Session) -> None:
     calls: list[Callable[[], object]] = session.info.pop(_CALLS, [])
     for call in calls:
-        call()
+        try:
+            call()
+        except Exception:
+            # What is committed must not be done again, nor must the next call wait for it.
+            log.exception("what was to follow a commit has failed")
 
 
 @event.listens_for(Session, "after_soft_rollback")

@@ -9,17 +9,21 @@ A prepared statement belongs to a session of the server: whoever puts a pooler i
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import psycopg2.extensions
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from ecom_common.driver import UnitConnection
 
 _NAMES: Final = "ecom.prepared.names"
+# A migration has changed the type of what a statement returns, or somebody has discarded it: another connection
+# prepares it anew.
+_UNUSABLE: Final = frozenset({"0A000", "26000"})
 # A parameter, and the type that it is cast to.
 _PARAMETER: Final = re.compile(
     r"%s(::\w+(?: with(?:out)? time zone)?(?:\(\d+\))?(?:\[\])?)?", re.IGNORECASE
@@ -74,6 +78,10 @@ def _driver_of(connection: Connection) -> Iterator[psycopg2.extensions.connectio
         yield driver
     except psycopg2.Error as error:
         if driver.closed:
+            # By SQLAlchemy's own way, which has the pool give up all that it opened before: where one is lost, most are.
+            with suppress(DBAPIError):
+                connection.exec_driver_sql("SELECT 1")
+        elif error.pgcode in _UNUSABLE:
             connection.invalidate(error)
         raise
 

@@ -30,9 +30,9 @@ from payment_service.states import Backoff, OperationKind
 
 IDLE_POLL_S: Final = 0.1
 """How often an idle claimer looks for what it was not woken for: other workers' jobs, and retries."""
-AHEAD: Final = 16
-"""Jobs claimed for each asker: enough that none waits for a transaction between two calls, and that there is room
-for a batch of charges, which then need no claim of their own."""
+AHEAD: Final = 32
+"""Jobs in hand for each asker: enough that none waits for a transaction between two calls, and that half of it has
+room for a batch of charges, which then need no claim of their own."""
 STOPPED_S: Final = 0.5
 """What a stop leaves of its time for writing down the last results."""
 
@@ -170,11 +170,22 @@ class ProviderJobs:
             thread.start()
 
     def open_hand(self) -> Hand:
-        """How many jobs the askers have room for, and on which terms."""
-        # The time of before the claim, so that our end of the lease comes before the database's.
-        spare_s = self._settings.lease_s - CALLS_OF_A_JOB * self._settings.call_timeout_s
-        room = 0 if self._stopping.is_set() else max(0, self._capacity - self._in_hand)
-        return Hand(room, timedelta(seconds=self._settings.lease_s), self._clock() + spare_s)
+        """How many new jobs the askers have room for, and on which terms.
+
+        Up to half of what they take: the rest is for what is due already, which new ones must not keep waiting.
+        """
+        # Half of the time too: the transaction that asks may have waited before it did, and its lease with it.
+        return self._hand(self._capacity // 2, self._spare_s / 2)
+
+    def _hand(self, most: int, begin_within_s: float) -> Hand:
+        room = 0 if self._stopping.is_set() else max(0, most - self._in_hand)
+        lease = timedelta(seconds=self._settings.lease_s)
+        return Hand(room, lease, self._clock() + begin_within_s)
+
+    @property
+    def _spare_s(self) -> float:
+        """How long a lease may wait before its job begins."""
+        return self._settings.lease_s - CALLS_OF_A_JOB * self._settings.call_timeout_s
 
     def take(self, jobs: Sequence[Job], hand: Hand) -> None:
         """Ask for these, which a committed transaction has leased to us; and look for what it has made beside them."""
@@ -199,7 +210,7 @@ class ProviderJobs:
 
     def run_once(self) -> int:
         """Ask for what was taken and what is due, and record it, all in this thread; how many jobs that were."""
-        hand = self.open_hand()
+        hand = self._hand(self._capacity, self._spare_s)
         jobs = [*self._taken(), *self._claim(hand)]
         self._results += [ask(self._provider, job) for job in jobs]
         self._write_down()
@@ -235,7 +246,8 @@ class ProviderJobs:
 
     def _round(self) -> None:
         self._write_down()
-        hand = self.open_hand()
+        # The time of before the claim, so that our end of the lease comes before the database's.
+        hand = self._hand(self._capacity, self._spare_s)
         # Not for every result that frees a place: claims in one transaction are cheaper together.
         if hand.room >= self._capacity // 2 and self._clock() >= self._claim_due_at:
             self._claim_due_at = self._clock() + IDLE_POLL_S
