@@ -28,6 +28,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
+from tests.support.envelopes import an_envelope
+
 TTL = timedelta(minutes=20)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -58,16 +60,8 @@ def stocked(sessions: Sessions, *, active: bool = True, **quantities: int) -> No
 
 
 def received(command: Message) -> Received:
-    envelope = Envelope(
-        id=new_id(),
-        source="order_service",
-        type=command.TYPE,
-        subject=command.key,
-        time=datetime.now(UTC),
-        sequence=1,
-        correlation_id=command.key,
-        traceparent=TRACE,
-        data=command,
+    envelope = an_envelope(
+        command, source="order_service", correlation_id=command.key, traceparent=TRACE
     )
     return Received(envelope, command.TOPIC.name, 0, 0)
 

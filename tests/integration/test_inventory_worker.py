@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 import httpx
 import psycopg2
@@ -17,6 +16,7 @@ from ecom_contracts.topics import CATALOG, INVENTORY_COMMANDS, INVENTORY_EVENTS
 from ecom_local.instance import Instance
 
 from tests.support.databases import Databases
+from tests.support.envelopes import an_envelope
 
 DEADLINE_S = 40
 
@@ -30,19 +30,7 @@ class Broker:
         self._heard: list[Envelope[Message]] = []
 
     def send(self, *commands: Message) -> list[Envelope[Message]]:
-        envelopes = [
-            Envelope(
-                id=new_id(),
-                source="order_service",
-                type=command.TYPE,
-                subject=command.key,
-                time=datetime.now(UTC),
-                sequence=1,
-                correlation_id=command.key,
-                data=command,
-            )
-            for command in commands
-        ]
+        envelopes = [an_envelope(c, source="order_service", correlation_id=c.key) for c in commands]
         for envelope in envelopes:
             self.send_bytes(envelope.subject, encode(envelope))
         return envelopes

@@ -3,12 +3,16 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ecom_common.database import Sessions
+from ecom_common import inbox
+from ecom_common.batch import apply_batch
+from ecom_common.database import Sessions, make_engine, make_sessions
+from ecom_common.messages import Received
 from ecom_contracts.messages import PaymentCharge
 from ecom_contracts.messages import PaymentState as S
 from payment_service.consumers import handlers
@@ -17,7 +21,9 @@ from payment_service.provider import Outcome, Status
 from payment_service.service import Job, Result
 from payment_service.states import Backoff, OperationState
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
+from tests.chaos.wires import a_wire
 from tests.support.payments import (
     AMOUNT,
     Interrupted,
@@ -179,6 +185,33 @@ def test_what_is_leased_with_its_command_is_asked_for_without_a_claim(desk: Paym
     finally:
         jobs.stop(5)
     assert {desk.operation(o.order_id, "charge:1").attempts for o in orders} == {1}
+
+
+def test_what_was_leased_in_a_commit_that_nobody_knows_of_is_asked_for_all_the_same(
+    desk: PaymentDesk,
+) -> None:
+    order = a_charge()
+    with a_wire(desk.database_url) as (wire, url):
+        engine = make_engine(url, application_name="ambiguous", pool_size=2)
+        jobs = ProviderJobs(desk.sessions, desk.provider, job_settings())
+        apply = handlers(jobs)[PaymentCharge.TYPE]
+
+        def once(session: Session, batch: Sequence[Received]) -> list[None]:
+            # As the consumer does it: the second time the inbox knows the message.
+            fresh = inbox.claim(session, [message.envelope.id for message in batch])
+            if fresh:
+                apply(session, batch)
+            return [None] * len(batch)
+
+        wire.cut("after")
+        message = received(order, at=datetime.now(UTC))
+        assert apply_batch(make_sessions(engine), once, [message], name="test") == [None]
+        engine.dispose()
+    assert wire.cuts == ["after"]
+    assert desk.state(order.order_id) is S.PROCESSING
+    jobs.run_once()
+    jobs.run_once()
+    assert desk.state(order.order_id) is S.CAPTURED
 
 
 def test_what_was_due_before_is_not_kept_waiting_by_what_is_new(desk: PaymentDesk) -> None:

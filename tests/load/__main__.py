@@ -201,50 +201,61 @@ def _parser() -> argparse.ArgumentParser:
         "drain, audit, and print what came of it. A run that is fast and wrong is a failed one.",
         epilog="exit codes: 0 all right   1 something was wrong   2 could not run",
     )
-    parser.add_argument(
+    _add_load(parser.add_argument_group("the load"))
+    _add_platform(parser.add_argument_group("the platform"))
+    _add_results(parser.add_argument_group("what comes of it"))
+    return parser
+
+
+def _add_load(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--scenario",
         action="append",
         choices=SCENARIOS,
         help="; ".join(f"{name}: {s.shows}" for name, s in SCENARIOS.items()) + "; default: all",
     )
-    parser.add_argument(
+    group.add_argument(
         "--clients",
         type=_clients,
         metavar="N,…",
         help="requests under way at once, one run for each; default 1,8,32,128, of other scenarios 32",
     )
-    parser.add_argument(
+    group.add_argument(
         "--rate",
         type=float,
         metavar="N",
         help="open loop: so many orders a second, whatever comes of them",
     )
-    parser.add_argument(
+    group.add_argument(
         "--seconds", type=float, default=SECONDS, help="measured; default %(default)s"
     )
-    parser.add_argument(
+    group.add_argument(
         "--warm-up",
         type=float,
         default=WARM_UP_S,
         metavar="S",
         help="before it; default %(default)s",
     )
-    parser.add_argument(
+    group.add_argument(
         "--repeat", type=int, default=1, metavar="N", help="so often, and show medians; default 1"
     )
-    parser.add_argument(
+    group.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+
+
+def _add_platform(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--preload", type=int, default=0, metavar="N", help="begin with so many orders stored"
     )
-    parser.add_argument(
+    group.add_argument(
         "--expired",
         type=int,
         default=0,
         metavar="N",
         help="begin with so many message ids and keys in each service that are to be forgotten meanwhile",
     )
-    parser.add_argument("--apis", type=int, default=1, metavar="N", help="api processes a service")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="workers a service")
-    parser.add_argument(
+    group.add_argument("--apis", type=int, default=1, metavar="N", help="api processes a service")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="workers a service")
+    group.add_argument(
         "--set",
         action="append",
         default=[],
@@ -252,19 +263,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART:NAME=VALUE",
         help="another setting, as order:MAX_BATCH=100, all:LOG_LEVEL=WARNING, postgres:work_mem=4MB",
     )
-    parser.add_argument(
+
+
+def _add_results(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--floor",
         action="store_true",
         help="measure what the machine allows as well: the same rows by pgbench, the broker, an empty app",
     )
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument(
+    group.add_argument(
         "--markdown", type=Path, metavar="FILE", help="put the tables between the markers of FILE"
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write everything to FILE as well"
-    )
-    return parser
+    group.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE as well")
 
 
 if __name__ == "__main__":

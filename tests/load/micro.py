@@ -23,7 +23,7 @@ from ecom_common.database import Sessions, make_engine, make_sessions
 from ecom_common.idempotency import fingerprint
 from ecom_common.ids import new_id
 from ecom_common.messages import Received
-from ecom_contracts.envelope import Envelope, decode, encode
+from ecom_contracts.envelope import decode, encode
 from ecom_contracts.messages import (
     Message,
     PaymentChanged,
@@ -40,6 +40,7 @@ from order_service.settings import Settings
 from pydantic import SecretStr
 
 from tests.load.platform import BenchPlatform
+from tests.support.envelopes import an_envelope
 from tests.support.homes import a_home
 from tests.support.tokens import AUDIENCE, ISSUER, an_issuer
 
@@ -171,20 +172,8 @@ _STORY: Final[dict[str, Callable[[UUID], Message]]] = {
 
 
 def _payload(data: Message) -> bytes:
-    return encode(
-        Envelope(
-            id=new_id(),
-            source="micro",
-            type=data.TYPE,
-            subject=data.key,
-            time=datetime.now(UTC),
-            sequence=1,
-            correlation_id=data.key,
-            causation_id=data.key,
-            traceparent=TRACE,
-            data=data,
-        )
-    )
+    cause = {"correlation_id": data.key, "causation_id": data.key, "traceparent": TRACE}
+    return encode(an_envelope(data, **cause))
 
 
 class _Batcher:

@@ -36,15 +36,18 @@ def _latency(label: str, field: str) -> list[tuple[str, _Cell, str]]:
 def _ends(label: str, value: Callable[[Footprint], float]) -> list[tuple[str, _Cell, str]]:
     """Of a long run: what something was in the first and in the last fifth of it; whether it grows."""
 
-    def last(result: Result) -> float | None:
-        size = len(result.footprints) // 5
-        return median(map(value, result.footprints[-size:])) if size > 1 else None
+    def fifth(*, last: bool) -> _Cell:
+        def cell(result: Result) -> float | None:
+            size = len(result.footprints) // 5
+            looks = result.footprints[-size:] if last else result.footprints[:size]
+            return median(map(value, looks)) if size > 1 else None
 
-    def first(result: Result) -> float | None:
-        size = len(result.footprints) // 5
-        return median(map(value, result.footprints[:size])) if size > 1 else None
+        return cell
 
-    return [(f"{label}, first fifth", first, ".0f"), (f"{label}, last fifth", last, ".0f")]
+    return [
+        (f"{label}, first fifth", fifth(last=False), ".0f"),
+        (f"{label}, last fifth", fifth(last=True), ".0f"),
+    ]
 
 
 _ROWS: Final[Sequence[tuple[str, _Cell, str]]] = [

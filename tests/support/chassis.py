@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,12 +12,13 @@ from ecom_common.database import Sessions, make_engine, make_sessions
 from ecom_common.ids import new_id
 from ecom_common.messages import Received
 from ecom_common.outbox import Outgoing
-from ecom_contracts.envelope import Envelope, encode
+from ecom_contracts.envelope import encode
 from ecom_contracts.messages import StockCommit
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from tests.support.databases import Databases
+from tests.support.envelopes import an_envelope
 
 ROLE, OWNER = "order_service", "order_owner"
 
@@ -135,20 +135,8 @@ def leave_effects(session: Session, messages: Sequence[Received]) -> None:
 
 def a_message(order_id: UUID | None = None, *, message_id: UUID | None = None) -> bytes:
     """The bytes of a good message, `stock.commit.v1`."""
-    return _encoded(StockCommit(order_id=order_id or new_id()), message_id or new_id())
-
-
-def _encoded(data: StockCommit, message_id: UUID) -> bytes:
     return encode(
-        Envelope(
-            id=message_id,
-            source="tests",
-            type=data.TYPE,
-            subject=data.key,
-            time=datetime.now(UTC),
-            sequence=1,
-            data=data,
-        )
+        an_envelope(StockCommit(order_id=order_id or new_id()), id=message_id or new_id())
     )
 
 

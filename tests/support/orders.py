@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -35,6 +34,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from tests.support.databases import Databases
+from tests.support.envelopes import an_envelope
 from tests.support.serving import served
 
 A_TRACE: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -95,16 +95,7 @@ def catalogue_of(sessions: Sessions, **prices: int) -> None:
 
 def received(data: Message, **attributes: Any) -> Received:
     """A message as it comes from the broker."""
-    values: dict[str, Any] = {
-        "id": new_id(),
-        "source": "tests",
-        "type": data.TYPE,
-        "subject": data.key,
-        "time": datetime.now(UTC),
-        "sequence": 1,
-        "data": data,
-    }
-    return Received(Envelope(**(values | attributes)), data.TOPIC.name, partition=2, offset=7)
+    return Received(an_envelope(data, **attributes), data.TOPIC.name, partition=2, offset=7)
 
 
 def stock(order_id: UUID, state: str, version: int, **attributes: Any) -> Received:

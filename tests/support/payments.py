@@ -31,6 +31,8 @@ from payment_service.states import Backoff, Cause
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
+from tests.support.envelopes import an_envelope
+
 AMOUNT: Final = 4497
 TRACE: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 LEASE: Final = timedelta(seconds=60)
@@ -63,17 +65,7 @@ def a_cancel(order_id: UUID, **changes: Any) -> PaymentCancel:
 
 
 def received(data: Message, *, at: Any) -> Received:
-    envelope = Envelope(
-        id=new_id(),
-        source="order_service",
-        type=data.TYPE,
-        subject=data.key,
-        time=at,
-        sequence=1,
-        correlation_id="a-correlation",
-        traceparent=TRACE,
-        data=data,
-    )
+    envelope = an_envelope(data, time=at, correlation_id="a-correlation", traceparent=TRACE)
     return Received(envelope, data.TOPIC.name, 0, 0)
 
 

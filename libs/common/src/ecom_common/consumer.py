@@ -30,8 +30,8 @@ from ecom_common.logs import describe
 from ecom_common.messages import Handler, Handlers, Received
 
 OFFSETS_EVERY_S: Final = 1.0
-"""Offsets are only a hint, and committing them makes the broker write as much as a message does: below
-saturation, where a batch is one message, that is half of its work. What a crash repeats, the inbox drops."""
+"""Offsets are only a hint, and committing them makes the broker write as a message does: after each batch that was
+a tenth of its CPU at 50 orders a second. What a crash repeats, the inbox drops."""
 POISON_TRIES: Final = 3
 """Failures of a message on its own, by no fault of the database, before it is a dead letter."""
 

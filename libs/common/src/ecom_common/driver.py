@@ -21,27 +21,20 @@ from psycopg2.extensions import (
 class UnitConnection(connection):
     """For psycopg2 it is in autocommit mode; what it says to the server of transactions is said here."""
 
+    autocommit = False
+    """Whether each statement is a transaction by itself. It stands before psycopg2's own attribute of that name."""
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.set_session(autocommit=True)
         self.cursor_factory = _UnitCursor
-        self._each_alone = False
         self._last: tuple[str, Sequence[object]] | None = None
-
-    @property
-    def autocommit(self) -> bool:
-        """Whether each statement is a transaction by itself."""
-        return self._each_alone
-
-    @autocommit.setter
-    def autocommit(self, value: bool) -> None:
-        self._each_alone = value
 
     def set_isolation_level(self, level: int | None) -> None:
         """SQLAlchemy's way to choose autocommit. Of real levels there is the server's usual one."""
         if level not in (ISOLATION_LEVEL_AUTOCOMMIT, ISOLATION_LEVEL_READ_COMMITTED):
             raise NotSupportedError("begin such a transaction with SET TRANSACTION")
-        self._each_alone = level == ISOLATION_LEVEL_AUTOCOMMIT
+        self.autocommit = level == ISOLATION_LEVEL_AUTOCOMMIT
 
     @property
     def has_something_to_commit(self) -> bool:

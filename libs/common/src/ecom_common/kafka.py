@@ -123,8 +123,8 @@ def make_consumer(settings: KafkaSettings, *, client_id: str, group: str) -> Con
         # Small pods: at most 16 MiB of messages waiting in the client.
         "queued.min.messages": 1_000,
         "queued.max.messages.kbytes": 16_384,
-        # A message ends the wait of a fetch at once. Every 20 ms instead, three workers' fetches were a third of what
-        # the broker did for 128 clients. With its default of a second, the back-off between fetches kept a worker
+        # A message ends the wait of a fetch at once. With 20 ms, the broker took 0.71 instead of 0.43 ms of CPU an order
+        # at 128 clients. With its default of a second, the back-off between fetches kept a worker
         # with a backlog waiting 40 % of the time.
         "fetch.wait.max.ms": 200,
         "fetch.queue.backoff.ms": 5,

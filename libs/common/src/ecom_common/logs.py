@@ -135,8 +135,11 @@ class LineHandler(logging.StreamHandler[TextIO]):
         lines: list[str] | None = getattr(_held, "lines", None)
         if lines is None:
             super().emit(record)
-        else:
+            return
+        try:
             lines.append(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)  # as the parent does
 
 
 def configure_logging(*, service: str, process: str, level: str) -> None:

@@ -1,8 +1,8 @@
 """The outbox: messages written by the transaction that caused them, and published by the relay.
 
-`publish` is the only way for a service to say anything to the others. It must be the last statement of a
-transaction that holds the locks on its aggregates: then the order of ids is the order of commits for each
-key, which is all that the relay needs to keep a key's messages in order.
+`publish` is the only way for a service to say anything to the others. Its rows are written with the commit, when the
+transaction holds the locks on its aggregates: so the order of ids is the order of commits for each key, which
+is all that the relay needs to keep a key's messages in order.
 """
 
 import threading

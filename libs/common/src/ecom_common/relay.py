@@ -66,10 +66,10 @@ _NO_TOPIC: Final = frozenset(
 )
 
 _LOCK: Final = "SELECT pg_try_advisory_lock(hashtext('ecom.relay'))"
-# The lower bound spares the scan of index entries that are dead but not yet vacuumed away: 0.7 ms a poll
-# instead of 39 ms while somebody holds an old snapshot.
-# What the round before has published goes with the same statement, which still sees it.
 _DELETE: Final = "DELETE FROM outbox WHERE id = ANY(%s::bigint[])"
+# The lower bound spares the scan of index entries that are dead but not yet vacuumed away: 0.7 ms a poll
+# instead of 39 ms while somebody holds an old snapshot. What the round before has published is deleted by the same
+# statement, which still sees it.
 _UNREAD: Final = "SELECT id, topic, key, payload FROM outbox WHERE id > %s AND id NOT IN (SELECT unnest(%s::bigint[]))"
 _READ: Final = f"WITH gone AS ({_DELETE}) {_UNREAD} ORDER BY id LIMIT %s"
 # What is parked is left out by the query, or enough of it would fill every batch.

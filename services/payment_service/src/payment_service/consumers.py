@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from ecom_common.durable import when_durable
+from ecom_common.durable import when_durable, when_undone
 from ecom_common.messages import Handlers, Received
 from ecom_contracts.messages import PaymentCancel, PaymentCharge
 from ecom_contracts.topics import PAYMENT_COMMANDS
@@ -23,6 +23,7 @@ def handlers(jobs: ProviderJobs) -> Handlers:
         leased = service.apply_payment_commands(session, messages, most=hand.room, lease=hand.lease)
         # Not a trigger of the database: NOTIFY would serialise the commits of everybody.
         when_durable(session, lambda: jobs.take(leased, hand))
+        when_undone(session, lambda: jobs.give_back(leased))
 
     # One function for both, so that a mixed batch stays one batch.
     return {

@@ -196,6 +196,14 @@ class ProviderJobs:
         for job in jobs:
             self._todo.put(_Claimed(job, hand.begin_by))
 
+    def give_back(self, jobs: Sequence[Job]) -> None:
+        """A transaction that leased these to us was rolled back, or nobody knows. Where it was not, nobody would ask for
+        them before their lease is over."""
+        with self._counting:
+            self._in_hand += len(jobs)
+        for job in jobs:
+            self._done.put(_NotBegun(job))
+
     def wake(self) -> None:
         """There may be something to claim."""
         self._claim_due_at = 0.0
@@ -210,13 +218,14 @@ class ProviderJobs:
 
     def run_once(self) -> int:
         """Ask for what was taken and what is due, and record it, all in this thread; how many jobs that were."""
+        self._collect(0)
         hand = self._hand(self._capacity, self._spare_s)
-        jobs = [*self._taken(), *self._claim(hand)]
+        jobs = [*self._waiting(), *self._claim(hand)]
         self._results += [ask(self._provider, job) for job in jobs]
         self._write_down()
         return len(jobs)
 
-    def _taken(self) -> list[Job]:
+    def _waiting(self) -> list[Job]:
         jobs: list[Job] = []
         while not self._todo.empty() and (claimed := self._todo.get()) is not None:
             jobs.append(claimed.job)
@@ -256,13 +265,13 @@ class ProviderJobs:
     def _collect(self, timeout_s: float) -> None:
         """Take what has been done, waiting at most `timeout_s` for the first."""
         try:
-            self._take(self._done.get(timeout=max(0.0, timeout_s)))
+            self._settle(self._done.get(timeout=max(0.0, timeout_s)))
             while True:
-                self._take(self._done.get_nowait())
+                self._settle(self._done.get_nowait())
         except queue.Empty:
             return
 
-    def _take(self, done: Result | _NotBegun | None) -> None:
+    def _settle(self, done: Result | _NotBegun | None) -> None:
         if done is None:
             return
         with self._counting:

@@ -135,6 +135,25 @@ class Leased(NamedTuple):
     attempt: int
     traceparent: str | None
 
+    @classmethod
+    def of(cls, intent: PaymentIntent, operation: Operation) -> "Leased":
+        """Of one that was leased in memory, and is still to be saved."""
+        assert operation.next_attempt_at is not None
+        return cls(
+            operation.next_attempt_at,
+            operation.id,
+            intent.id,
+            intent.order_id,
+            operation.kind,
+            operation.key,
+            intent.provider_reference,
+            operation.amount,
+            intent.currency,
+            intent.method,
+            operation.attempts,
+            operation.traceparent,
+        )
+
 
 def lease_due_operations(session: Session, *, most: int, lease: timedelta) -> list[Leased]:
     """Lease at most `most` operations that are to be asked now and that nobody else is asking.

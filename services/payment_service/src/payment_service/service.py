@@ -21,7 +21,7 @@ from ecom_contracts.messages import PaymentCancel, PaymentChanged, PaymentCharge
 from sqlalchemy.orm import Session
 
 from payment_service import repository
-from payment_service.models import SERVICE, Journal, Operation, PaymentIntent, charge_key
+from payment_service.models import SERVICE, Journal, PaymentIntent, charge_key
 from payment_service.provider import Outcome, Status
 from payment_service.repository import Leased, Watched
 from payment_service.states import Backoff, Cause, OperationKind
@@ -112,24 +112,7 @@ def _lease_new(
     ]
     for _, operation in due[:most]:
         operation.lease(until=until)
-    return [_new_job(intent, operation) for intent, operation in due[:most]]
-
-
-def _new_job(intent: PaymentIntent, operation: Operation) -> Job:
-    return Job(
-        operation_id=operation.id,
-        payment_id=intent.id,
-        order_id=intent.order_id,
-        kind=operation.kind,
-        key=operation.key,
-        charge_key=charge_key(intent.order_id),
-        reference=intent.provider_reference,
-        amount=operation.amount,
-        currency=intent.currency,
-        method=intent.method or "",
-        attempt=operation.attempts,
-        traceparent=operation.traceparent,
-    )
+    return [_job(Leased.of(intent, operation)) for intent, operation in due[:most]]
 
 
 def _apply(
