@@ -1,7 +1,7 @@
 """Bulk writes: every type of column that we use, and every text that has ever broken an SQL statement."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,6 @@ from sqlalchemy import (
     Column,
     DateTime,
     Integer,
-    Interval,
     LargeBinary,
     MetaData,
     Table,
@@ -43,7 +42,6 @@ THINGS = Table(
     Column("small", Integer),
     Column("good", Boolean),
     Column("at", DateTime(timezone=True)),
-    Column("lasts", Interval),
     Column("bytes", LargeBinary),
     Column("document", JSONB(none_as_null=True)),
     Column("colour", Text),
@@ -71,7 +69,7 @@ def database(databases: Databases) -> Iterator[Database]:
     with a_database(databases) as database:
         database.as_owner(
             "CREATE TABLE things (id uuid PRIMARY KEY, name text UNIQUE, count bigint, small integer, "
-            "good boolean, at timestamptz, lasts interval, bytes bytea, document jsonb, colour text, "
+            "good boolean, at timestamptz, bytes bytea, document jsonb, colour text, "
             f"with_default text DEFAULT 'default'); GRANT ALL ON things TO {ROLE}"
         )
         yield database
@@ -107,7 +105,6 @@ def insert(database: Database, rows: list[dict[str, Any]]) -> None:
             "at",
             [datetime(2024, 2, 29, 23, 59, 59, 999999, UTC), datetime(1, 1, 1, tzinfo=UTC), None],
         ),
-        ("lasts", [timedelta(0), timedelta(days=400, microseconds=1), timedelta(-1), None]),
         ("bytes", [b"", b"\0", bytes(range(256)), b"\\x41", b"'\"%s", None]),
         (
             "document",

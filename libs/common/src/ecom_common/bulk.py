@@ -6,18 +6,28 @@ Aggregates are therefore loaded as plain objects (`rows`), changed in memory by 
 """
 
 import datetime
-import enum
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 import orjson
-from sqlalchemy import JSON, Table, event
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    DateTime,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Uuid,
+    event,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.types import TypeEngine
 
 from ecom_common import prepared
+from ecom_common.arrays import array, quoted
 
 Row = Mapping[str, Any]
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -78,7 +88,7 @@ class _Write(NamedTuple):
     """Of an update."""
 
 
-_Waiting = tuple[_Write, int, list[list[Any]]]
+_Waiting = tuple[_Write, int, list[str]]
 """A write, how many rows it has, and their columns."""
 _WAITING: Final = "ecom.bulk.waiting"
 
@@ -88,17 +98,25 @@ def _add(session: Session, write: _Write, rows: Sequence[Row]) -> None:
     session.info.setdefault(_WAITING, []).append((write, len(rows), arrays))
 
 
-def _arrays(table: Table, names: tuple[str, ...], rows: Sequence[Row]) -> list[list[Any]]:
+def _arrays(table: Table, names: tuple[str, ...], rows: Sequence[Row]) -> list[str]:
+    """An array for each column."""
     assert all(len(row) == len(names) for row in rows), "all rows have the same keys"
     return [
-        [convert(row[name]) for row in rows]
+        array([row[name] for row in rows], convert)
         for name, convert in zip(names, _converters(table, names), strict=True)
     ]
 
 
 @lru_cache
-def _converters(table: Table, names: tuple[str, ...]) -> list[Callable[[Any], Any]]:
-    return [_json if isinstance(table.c[name].type, JSON) else _plain for name in names]
+def _converters(table: Table, names: tuple[str, ...]) -> list[Callable[[Any], str]]:
+    return [_converter(table.c[name].type) for name in names]
+
+
+def _converter(kind: TypeEngine[Any]) -> Callable[[Any], str]:
+    for kinds, convert in _CONVERTERS:
+        if isinstance(kind, kinds):
+            return convert
+    raise TypeError(f"bulk writes have no array of {kind!r}")
 
 
 @event.listens_for(Session, "before_commit")
@@ -166,22 +184,11 @@ def _unnest(table: Table, names: tuple[str, ...]) -> str:
     return f"unnest({', '.join(f'%s::{kind}[]' for kind in types)})"
 
 
-def _plain(value: Any) -> Any:
-    """What psycopg2 can put into an array: text for UUIDs and enumerations."""
-    kind = type(value)
-    if kind in _AS_IT_IS:
-        return value
-    if kind is UUID:
-        return str(value)
-    if isinstance(value, enum.Enum):
-        return value.value
-    if kind is datetime.timedelta:
-        return f"{value.total_seconds()} seconds"
-    return value
-
-
-_AS_IT_IS: Final = frozenset({str, int, type(None), bool, bytes, datetime.datetime})
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
+_CONVERTERS: Final[Sequence[tuple[tuple[type[TypeEngine[Any]], ...], Callable[[Any], str]]]] = (
+    ((Integer, Uuid, Boolean), str),
+    ((DateTime,), datetime.datetime.isoformat),
+    ((LargeBinary,), lambda value: f'"\\\\x{value.hex()}"'),
+    ((JSON,), lambda value: quoted(orjson.dumps(value).decode())),
+    ((String,), quoted),
+)
+"""How an element of each kind of column is written."""

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from ecom_common.arrays import array_of_texts_or_numbers
 from ecom_common.driver import UnitConnection
 
 _NAMES: Final = "ecom.prepared.names"
@@ -33,7 +34,7 @@ _PARAMETER: Final = re.compile(
 def run(session: Session, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
     """The rows of the statement, in which each `%s` stands for the next parameter, in the session's transaction.
 
-    An array of anything but text or numbers needs a cast, as `%s::uuid[]`. Raises the driver's errors.
+    A list, of texts or of numbers, becomes an array. Raises the driver's errors.
     """
     return run_on(session.connection(), statement, parameters)
 
@@ -43,8 +44,9 @@ def run_on(
 ) -> list[tuple[Any, ...]]:
     """The same on a connection that has no session."""
     execute = _prepare(connection, statement)
+    arguments = [array_of_texts_or_numbers(p) if isinstance(p, list) else p for p in parameters]
     with _driver_of(connection) as driver, driver.cursor() as cursor:
-        cursor.execute(execute, parameters)
+        cursor.execute(execute, arguments)
         return cursor.fetchall() if cursor.description else []
 
 
