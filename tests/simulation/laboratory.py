@@ -151,7 +151,7 @@ class ProviderPlug:
         ]
         transactions, statements = self._engines
         event.listen(statements, "connect", _commit_each_statement)
-        self.book = Book(transactions, statements)
+        self.book = Book(transactions, statements, patience_s=1)
 
     def drop(self) -> None:
         self.wire.cut()

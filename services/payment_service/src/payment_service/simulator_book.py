@@ -3,11 +3,11 @@
 It lies in a database of its own and knows nothing of its callers' time-outs; `simulator` adds those.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ecom_common.database import DATABASE_ERRORS, make_engine, sql_state
 from ecom_common.ids import new_id
@@ -22,6 +22,7 @@ from payment_service.provider import (
     ProviderTimeout,
     Status,
 )
+from payment_service.simulator_groups import GroupCommit
 from payment_service.simulator_tokens import CAPTURED, TOKENS, Behaviour, Mishap, behaviour_of
 
 TRANSACTIONS_AT_ONCE: Final = 4
@@ -31,15 +32,16 @@ _TIMEOUTS: Final = frozenset({"57014", "55P03"})
 
 # Prepared, as the next: each charge needs these two.
 _OPEN: Final = (
-    "INSERT INTO charges (reference, key, amount, currency, method) VALUES (%s, %s, %s, %s, %s) "
+    "INSERT INTO charges (reference, key, amount, currency, method) "
+    "SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[]) "
     # The update changes nothing; it makes the row that was there come back.
-    "ON CONFLICT (key) DO UPDATE SET key = excluded.key RETURNING reference, amount, currency"
+    "ON CONFLICT (key) DO UPDATE SET key = excluded.key RETURNING key, reference, amount, currency"
 )
 _LOSE = text("INSERT INTO lost_requests (key) VALUES (:key) ON CONFLICT DO NOTHING RETURNING key")
 # Most charges are confirmed once and captured: one statement instead of a locked look and a change.
 _CAPTURE: Final = (
     "UPDATE charges SET state = 'captured', captured = amount, confirms = 1 "
-    "WHERE reference = %s AND state = 'open' AND confirms = 0 AND method = ANY(%s) "
+    "WHERE reference = ANY(%s) AND state = 'open' AND confirms = 0 AND method = ANY(%s) "
     "RETURNING reference"
 )
 _PLAIN_METHODS: Final = [method for method, behaviour in TOKENS.items() if behaviour == CAPTURED]
@@ -129,27 +131,62 @@ class Charge:
         self.captured = self.amount
 
 
+class _Opening(NamedTuple):
+    """A charge that is to be opened, in the order of the statement's columns."""
+
+    reference: str
+    key: str
+    amount: int
+    currency: str
+    method: str
+
+
+class _Opened(NamedTuple):
+    """What the book has for a key."""
+
+    reference: str
+    amount: int
+    currency: str
+
+
 class Book:
     """The provider's book. Thread-safe; raises ProviderError when the database does not do its part."""
 
-    def __init__(self, transactions: Engine, statements: Engine) -> None:
-        """`statements` commits each statement by itself: most calls need no more than one."""
+    def __init__(self, transactions: Engine, statements: Engine, *, patience_s: float) -> None:
+        """`statements` commits each statement by itself: most calls need no more than one, or a part of one, whose
+        turn they await for `patience_s`."""
         self._transactions = transactions
         self._statements = statements
+        self._open = GroupCommit(self._open_all, patience_s=patience_s)
+        self._capture = GroupCommit(self._capture_all, patience_s=patience_s)
 
     def open(self, key: str, *, amount: int, currency: str, method: str) -> str:
         """The reference of the one charge with this key."""
-        new = (f"sim_{new_id().hex}", key, amount, currency, method)
-        with self._statement() as connection:
-            [(found, *known)] = run_on(connection, _OPEN, new)
-        if known != [amount, currency]:
+        with _answers():
+            charge = self._open(_Opening(f"sim_{new_id().hex}", key, amount, currency, method))
+        if (charge.amount, charge.currency) != (amount, currency):
             raise KeyReused("the key belongs to a charge of another amount")
-        return str(found)
+        return charge.reference
+
+    def _open_all(self, openings: Sequence[_Opening]) -> list[_Opened]:
+        # In one order, so that two workers with the same keys do not wait for each other.
+        new = sorted({opening.key: opening for opening in openings}.values(), key=lambda o: o.key)
+        columns = [list(column) for column in zip(*new, strict=True)]
+        with self._statements.connect() as connection:
+            rows = run_on(connection, _OPEN, columns)
+        opened = {key: _Opened(*charge) for key, *charge in rows}
+        return [opened[opening.key] for opening in openings]
 
     def capture_plain(self, reference: str) -> bool:
         """Capture a charge that nothing is special about and that nobody has confirmed; whether it was one."""
-        with self._statement() as connection:
-            return bool(run_on(connection, _CAPTURE, (reference, _PLAIN_METHODS)))
+        with _answers():
+            return self._capture(reference)
+
+    def _capture_all(self, references: Sequence[str]) -> list[bool]:
+        with self._statements.connect() as connection:
+            rows = run_on(connection, _CAPTURE, (list(references), _PLAIN_METHODS))
+        captured = {reference for (reference,) in rows}
+        return [reference in captured for reference in references]
 
     def lose(self, key: str) -> bool:
         """Whether this is the first time that a request with this key is lost."""
@@ -217,8 +254,10 @@ def _answers() -> Iterator[None]:
 def open_book(
     url: str, *, timeout_s: float, connections: int, server_options: Mapping[str, str] | None = None
 ) -> Book:
-    """The book at `url`, each statement within `timeout_s`; nothing is opened yet."""
-    timeout = f"{int(timeout_s * 1000)}ms"
+    """The book at `url`; each call is answered, or fails, within `timeout_s`. Nothing is opened yet."""
+    # Half of the time is for a call's turn, and half for its statement.
+    half_s = timeout_s / 2
+    timeout = f"{int(half_s * 1000)}ms"
     options = {"statement_timeout": timeout, "lock_timeout": timeout, **(server_options or {})}
     name = "payment_provider"
     # Few: only mishaps, voids and refunds need more than one statement.
@@ -233,7 +272,7 @@ def open_book(
     )
     # Once for each connection: switching at each use would cost as much as a statement.
     event.listen(statements, "connect", _commit_each_statement)
-    return Book(transactions, statements)
+    return Book(transactions, statements, patience_s=half_s)
 
 
 def _commit_each_statement(connection: Any, _: object) -> None:
