@@ -83,7 +83,15 @@ def make_app(
             app.state.checks = checks(app)
             yield
 
-    app = FastAPI(title=title, summary=summary, version="1", lifespan=with_draining, redoc_url=None)
+    app = FastAPI(
+        title=title,
+        summary=summary,
+        version="1",
+        lifespan=with_draining,
+        redoc_url=None,
+        # Its spans would hold paths and queries, and each request asks anew whether somebody wants them.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     app.state.authenticator = Authenticator(
         jwks=settings.jwt_jwks,
         issuer=settings.jwt_issuer,
@@ -331,6 +339,8 @@ def make_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Neither the client's address nor the scheme is used: nothing that a proxy would know better.
+        proxy_headers=False,
         timeout_graceful_shutdown=GRACEFUL_STOP_S,
         timeout_keep_alive=30,
     )
