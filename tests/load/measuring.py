@@ -141,21 +141,21 @@ class Sampler:
             self.totals.append(self._look())
 
     def _look(self) -> Footprint:
-        total = threads = 0
+        threads = 0
+        pss: dict[str, int] = {}
         for name, main in {**self.platform.mains(), **self.others}.items():
-            pss = 0
+            pss[name] = 0
             for process in _family(name, main):
                 with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-                    pss += _pss(process.pid)
+                    pss[name] += _pss(process.pid)
                     if name not in self.others:
                         threads += process.num_threads()
-            self.peak_pss[name] = max(pss, self.peak_pss.get(name, 0))
-            if name not in self.others:
-                total += pss
+            self.peak_pss[name] = max(pss[name], self.peak_pss.get(name, 0))
+        ours = {name: size for name, size in pss.items() if name not in self.others}
         [(connections,)] = self.platform.sql(
             "orderdb", "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
         )
-        return Footprint(time.time(), total, threads, connections, outbox_rows(self.platform))
+        return Footprint(time.time(), ours, threads, connections, outbox_rows(self.platform))
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,16 @@ class Footprint:
     """Of the platform, without the load generator."""
 
     at: float
-    pss: int
+    pss: Mapping[str, int]
+    """Bytes by process."""
     threads: int
     connections: int
     outbox: int
     """Rows in all three."""
+
+    @property
+    def all_pss(self) -> int:
+        return sum(self.pss.values())
 
 
 def _pss(pid: int) -> int:

@@ -178,6 +178,19 @@ def expire(platform: BenchPlatform, rows: int, say: Callable[[str], None]) -> No
     say(f"{rows:,} message ids and {rows:,} keys in each service are to be forgotten")
 
 
+def expired_rows(platform: BenchPlatform) -> int:
+    """Of those, how many are still there."""
+    counts = [
+        platform.sql(
+            DATABASES[service].name,
+            "SELECT (SELECT count(*) FROM idempotency_keys WHERE subject = 'old') "
+            "+ (SELECT count(*) FROM inbox WHERE received_at < now() - interval '29 days')",
+        )
+        for service in SERVICES
+    ]
+    return sum(int(count) for [(count,)] in counts)
+
+
 def stock(shop: Shop, skus: Sequence[str], quantity: int, say: Callable[[str], None]) -> None:
     """Put the items on sale with so many units each; they can be ordered when this returns."""
     shop.auth("staff")

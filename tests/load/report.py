@@ -35,19 +35,32 @@ def _latency(label: str, field: str) -> list[tuple[str, _Cell, str]]:
 
 def _ends(label: str, value: Callable[[Footprint], float]) -> list[tuple[str, _Cell, str]]:
     """Of a long run: what something was in the first and in the last fifth of it; whether it grows."""
-
-    def fifth(*, last: bool) -> _Cell:
-        def cell(result: Result) -> float | None:
-            size = len(result.footprints) // 5
-            looks = result.footprints[-size:] if last else result.footprints[:size]
-            return median(map(value, looks)) if size > 1 else None
-
-        return cell
-
     return [
-        (f"{label}, first fifth", fifth(last=False), ".0f"),
-        (f"{label}, last fifth", fifth(last=True), ".0f"),
+        (f"{label}, first fifth", lambda r: _fifth(r, value), ".0f"),
+        (f"{label}, last fifth", lambda r: _fifth(r, value, last=True), ".0f"),
     ]
+
+
+def _fifth(
+    result: Result, value: Callable[[Footprint], float], *, last: bool = False
+) -> float | None:
+    size = len(result.footprints) // 5
+    looks = result.footprints[-size:] if last else result.footprints[:size]
+    return median(map(value, looks)) if size > 1 else None
+
+
+def _growth_mib(result: Result) -> dict[str, float]:
+    """By process, from the first fifth of a long run to the last; nothing of a short one."""
+    names = result.footprints[0].pss if result.footprints else ()
+    return {name: growth for name in names if (growth := _grown(result, name)) is not None}
+
+
+def _grown(result: Result, name: str) -> float | None:
+    def size(look: Footprint) -> float:
+        return look.pss.get(name, 0) / MIB
+
+    first, last = _fifth(result, size), _fifth(result, size, last=True)
+    return None if first is None or last is None else last - first
 
 
 _ROWS: Final[Sequence[tuple[str, _Cell, str]]] = [
@@ -70,7 +83,7 @@ _ROWS: Final[Sequence[tuple[str, _Cell, str]]] = [
     ("WAL bytes an order, whole cluster", lambda r: r.all_wal_bytes, ".0f"),
     ("deadlocks", lambda r: float(r.deadlocks), ".0f"),
     ("peak memory, PSS (MiB)", lambda r: r.peak_pss_bytes / MIB, ".0f"),
-    *_ends("memory, PSS (MiB)", lambda look: look.pss / MIB),
+    *_ends("memory, PSS (MiB)", lambda look: look.all_pss / MIB),
     *_ends("connections", lambda look: float(look.connections)),
     *_ends("threads", lambda look: float(look.threads)),
     *_ends("outbox rows", lambda look: float(look.outbox)),
@@ -99,6 +112,7 @@ def table(runs: Sequence[Sequence[Result]]) -> str:
     lines += _by_name(
         "peak PSS (MiB)", runs, lambda r: {k: v / MIB for k, v in r.peak_pss.items()}, ".0f"
     )
+    lines += _by_name("growth of PSS (MiB)", runs, _growth_mib, "+.1f")
     return "\n".join(lines)
 
 
