@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from ecom_common import prepared
 from ecom_common.bulk import insert_new_rows, insert_rows, update_rows
 from sqlalchemy import (
     BigInteger,
@@ -194,3 +195,13 @@ def test_a_thousand_rows_are_one_statement(database: Database) -> None:
 def test_a_text_with_nul_is_refused_before_it_reaches_the_database(database: Database) -> None:
     with pytest.raises(ValueError, match="NUL"):
         insert(database, [a_thing(1, name="a\0b")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("text", ODD_TEXTS), ("bigint", [0, -1, 2**63 - 1]), ("uuid", []), ("bigint", [])],
+)
+def test_a_list_is_looked_for_as_it_is(database: Database, kind: str, values: list[Any]) -> None:
+    with database.sessions() as session:
+        rows = prepared.run(session, f"SELECT * FROM unnest(%s::{kind}[])", values)
+    assert [value for (value,) in rows] == values

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
+import psycopg2
 import pytest
 from ecom_common.ids import new_id
 from payment_service.provider import (
@@ -76,6 +78,53 @@ def test_a_key_with_another_amount_is_refused(provider: Provider) -> None:
         provider.open(key, amount=AMOUNT + 1, currency="EUR", method="pm_card_visa")
     with pytest.raises(KeyReused):
         provider.open(key, amount=AMOUNT, currency="USD", method="pm_card_visa")
+
+
+def test_of_two_amounts_with_one_key_at_the_same_time_one_is_refused(provider: Provider) -> None:
+    key = a_key()
+
+    def amount_of(number: int) -> int | type[KeyReused]:
+        amount = AMOUNT + number % 2
+        try:
+            provider.open(key, amount=amount, currency="EUR", method="pm_card_visa")
+        except KeyReused:
+            return KeyReused
+        return amount
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = set(pool.map(amount_of, range(16)))
+    charge = provider.find(key=key)
+    assert charge is not None
+    assert outcomes == {charge.amount, KeyReused}
+
+
+def test_many_at_the_same_time_are_one_charge_each(provider: Provider) -> None:
+    keys = [a_key() for _ in range(60)]
+
+    def pay(key: str) -> str:
+        reference = opened(provider, key=key)
+        assert provider.confirm(reference) == Outcome(Status.CAPTURED)
+        return reference
+
+    with ThreadPoolExecutor(12) as pool:
+        references = list(pool.map(pay, keys))
+    assert len(set(references)) == len(keys)
+    charges = [found(provider, reference) for reference in references]
+    assert [charge.key for charge in charges] == keys
+    assert {charge.captured for charge in charges} == {AMOUNT}
+
+
+def test_who_waits_for_a_charge_that_somebody_holds_waits_alone(
+    provider: Provider, provider_url: str
+) -> None:
+    held, free = opened(provider), opened(provider)
+    with ThreadPoolExecutor(2) as pool, closing(psycopg2.connect(provider_url)) as somebody:
+        somebody.cursor().execute("SELECT FROM charges WHERE reference = %s FOR UPDATE", [held])
+        waits = pool.submit(provider.confirm, held)
+        assert pool.submit(provider.confirm, free).result() == Outcome(Status.CAPTURED)
+        assert not waits.done()
+        somebody.rollback()
+        assert waits.result() == Outcome(Status.CAPTURED)
 
 
 def test_confirming_captures_once_however_often_it_is_asked(provider: Provider) -> None:

@@ -1,6 +1,7 @@
 """Calls of many threads in one statement: who goes together, and who fails with whom."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -78,7 +79,7 @@ def test_when_the_book_is_away_everybody_hears_so_at_once() -> None:
     assert len(tries) == 2
 
 
-def test_whose_turn_does_not_come_in_time_gets_a_time_out_and_is_asked_for_nonetheless() -> None:
+def test_whose_turn_does_not_come_in_time_gets_a_time_out_and_is_not_asked_for() -> None:
     book = Book()
     grouped = GroupCommit(book.ask, patience_s=0.05)
     with ThreadPoolExecutor(1) as pool:
@@ -89,7 +90,48 @@ def test_whose_turn_does_not_come_in_time_gets_a_time_out_and_is_asked_for_nonet
         book.released.set()
         assert first.result() == 0
     assert grouped(2) == 4
-    assert book.groups == [[0], [1, 2]]
+    assert book.groups == [[0], [2]]
+
+
+def test_what_is_being_asked_when_the_patience_is_over_is_still_answered() -> None:
+    released = threading.Event()
+
+    def ask(calls: Sequence[int]) -> list[int]:
+        if 0 in calls:
+            assert released.wait(10)
+        else:
+            time.sleep(1.2)
+        return [2 * call for call in calls]
+
+    grouped = GroupCommit(ask, patience_s=1)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(grouped, 0)
+        eventually(lambda: grouped._is_asking)
+        others = [pool.submit(grouped, call) for call in (1, 2)]
+        eventually(lambda: len(grouped._waiting) == 2)
+        released.set()
+        assert [call.result() for call in (first, *others)] == [0, 2, 4]
+
+
+def test_an_answer_that_is_missing_is_an_error_and_nobody_waits_for_it() -> None:
+    grouped: GroupCommit[int, int] = GroupCommit(lambda calls: [], patience_s=1)
+    with pytest.raises(AssertionError, match="one answer for each call"):
+        grouped(1)
+
+
+def test_who_is_stopped_while_asking_lets_the_next_one_ask() -> None:
+    class Stopped(BaseException):
+        pass
+
+    def ask(calls: Sequence[int]) -> list[int]:
+        if calls == [0]:
+            raise Stopped
+        return list(calls)
+
+    grouped = GroupCommit(ask, patience_s=1)
+    with pytest.raises(Stopped):
+        grouped(0)
+    assert grouped(1) == 1
 
 
 def test_a_call_that_comes_alone_waits_for_nobody() -> None:

@@ -21,7 +21,7 @@ from tests.load.platform import BenchPlatform
 SECONDS: Final = 5
 BATCHES: Final = (1, 50)
 """Orders in a transaction: by itself, and as under load."""
-CONNECTIONS: Final[Mapping[str, int]] = {"order": 2, "inventory": 1, "payment": 2, "provider": 16}
+CONNECTIONS: Final[Mapping[str, int]] = {"order": 2, "inventory": 1, "payment": 2, "provider": 2}
 _RATE: Final = re.compile(r"tps = ([0-9.]+)")
 _SCRIPTS: Final = Path(__file__).parent
 
@@ -46,7 +46,6 @@ def measure(platform: BenchPlatform) -> RowsFloor:
 
 def _orders_a_second(platform: BenchPlatform, name: str, batch: int) -> float:
     database = DATABASES[name]
-    orders = 1 if name == "provider" else batch  # it is asked for one charge at a time
     command = platform.instance.postgres_command(
         database,
         "pgbench",
@@ -56,7 +55,7 @@ def _orders_a_second(platform: BenchPlatform, name: str, batch: int) -> float:
         f"--client={CONNECTIONS[name]}",
         f"--jobs={min(2, CONNECTIONS[name])}",
         f"--time={SECONDS}",
-        f"--define=n={orders}",
+        f"--define=n={batch}",
         # Beyond what an earlier round has used.
         f"--define=i={_STARTS[batch]}",
         database.name,
@@ -71,7 +70,7 @@ def _orders_a_second(platform: BenchPlatform, name: str, batch: int) -> float:
     rate = _RATE.search(said.stdout)
     if said.returncode != 0 or rate is None:
         raise RuntimeError(f"pgbench {name}: {said.stdout}{said.stderr}")
-    return float(rate[1]) * orders
+    return float(rate[1]) * batch
 
 
 _STARTS: Final = {batch: number * 100_000 for number, batch in enumerate(BATCHES)}

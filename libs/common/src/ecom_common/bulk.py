@@ -64,7 +64,7 @@ def _take(session: Session) -> tuple[Any, ...] | None:
         return None
     statement = _one_statement(tuple(write for write, _, _ in waiting))
     counts = [rows for _, rows, _ in waiting]
-    return (statement, *(array for _, _, arrays in waiting for array in arrays), *counts)
+    return (statement, *(column for _, _, arrays in waiting for column in arrays), *counts)
 
 
 def insert_new_rows(session: Session, table: Table, rows: Sequence[Row]) -> set[Any]:

@@ -339,8 +339,6 @@ def make_server(app: FastAPI, settings: ServiceSettings) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        # Neither the client's address nor the scheme is used: nothing that a proxy would know better.
-        proxy_headers=False,
         timeout_graceful_shutdown=GRACEFUL_STOP_S,
         timeout_keep_alive=30,
     )

@@ -44,9 +44,8 @@ def run_on(
 ) -> list[tuple[Any, ...]]:
     """The same on a connection that has no session."""
     execute = _prepare(connection, statement)
-    arguments = [array_of_texts_or_numbers(p) if isinstance(p, list) else p for p in parameters]
     with _driver_of(connection) as driver, driver.cursor() as cursor:
-        cursor.execute(execute, arguments)
+        cursor.execute(execute, _written(parameters))
         return cursor.fetchall() if cursor.description else []
 
 
@@ -56,7 +55,11 @@ def run_with_commit(session: Session, statement: str, *parameters: object) -> No
     execute = _prepare(connection, statement)
     with _driver_of(connection) as driver:
         assert isinstance(driver, UnitConnection)
-        driver.commit_with(execute, parameters)
+        driver.commit_with(execute, _written(parameters))
+
+
+def _written(parameters: Sequence[object]) -> list[object]:
+    return [array_of_texts_or_numbers(p) if isinstance(p, list) else p for p in parameters]
 
 
 def _prepare(connection: Connection, statement: str) -> str:

@@ -30,19 +30,21 @@ TRANSACTIONS_AT_ONCE: Final = 4
 # Statement time-out and lock time-out.
 _TIMEOUTS: Final = frozenset({"57014", "55P03"})
 
-# Prepared, as the next: each charge needs these two.
+_OPENED: Final = "key, reference, amount, currency"
+# Prepared, as the next two: each charge needs the first and the last.
 _OPEN: Final = (
     "INSERT INTO charges (reference, key, amount, currency, method) "
     "SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[]) "
-    # The update changes nothing; it makes the row that was there come back.
-    "ON CONFLICT (key) DO UPDATE SET key = excluded.key RETURNING key, reference, amount, currency"
+    f"ON CONFLICT (key) DO NOTHING RETURNING {_OPENED}"
 )
+_OPENED_BEFORE: Final = f"SELECT {_OPENED} FROM charges WHERE key = ANY(%s)"
 _LOSE = text("INSERT INTO lost_requests (key) VALUES (:key) ON CONFLICT DO NOTHING RETURNING key")
-# Most charges are confirmed once and captured: one statement instead of a locked look and a change.
+# Most charges are confirmed once and captured: one statement instead of a locked look and a change. What somebody
+# else has locked is left to those, so that nobody waits with it.
 _CAPTURE: Final = (
     "UPDATE charges SET state = 'captured', captured = amount, confirms = 1 "
-    "WHERE reference = ANY(%s) AND state = 'open' AND confirms = 0 AND method = ANY(%s) "
-    "RETURNING reference"
+    "WHERE reference IN (SELECT reference FROM charges WHERE reference = ANY(%s) AND state = 'open' "
+    "AND confirms = 0 AND method = ANY(%s) FOR UPDATE SKIP LOCKED) RETURNING reference"
 )
 _PLAIN_METHODS: Final = [method for method, behaviour in TOKENS.items() if behaviour == CAPTURED]
 _LOCK = text(
@@ -169,11 +171,13 @@ class Book:
         return charge.reference
 
     def _open_all(self, openings: Sequence[_Opening]) -> list[_Opened]:
-        # In one order, so that two workers with the same keys do not wait for each other.
-        new = sorted({opening.key: opening for opening in openings}.values(), key=lambda o: o.key)
-        columns = [list(column) for column in zip(*new, strict=True)]
+        # The first with a key has it. In one order, so that two workers with the same keys do not wait for each other.
+        new = {opening.key: opening for opening in reversed(openings)}
+        columns = zip(*(new[key] for key in sorted(new)), strict=True)
         with self._statements.connect() as connection:
-            rows = run_on(connection, _OPEN, columns)
+            rows = run_on(connection, _OPEN, [list(column) for column in columns])
+            if before := sorted(new.keys() - {key for key, *_ in rows}):
+                rows += run_on(connection, _OPENED_BEFORE, [before])
         opened = {key: _Opened(*charge) for key, *charge in rows}
         return [opened[opening.key] for opening in openings]
 
@@ -254,8 +258,8 @@ def _answers() -> Iterator[None]:
 def open_book(
     url: str, *, timeout_s: float, connections: int, server_options: Mapping[str, str] | None = None
 ) -> Book:
-    """The book at `url`; each call is answered, or fails, within `timeout_s`. Nothing is opened yet."""
-    # Half of the time is for a call's turn, and half for its statement.
+    """The book at `url`. A call waits for its turn for half of `timeout_s`, and each of its statements may take the
+    other half. Nothing is opened yet."""
     half_s = timeout_s / 2
     timeout = f"{int(half_s * 1000)}ms"
     options = {"statement_timeout": timeout, "lock_timeout": timeout, **(server_options or {})}

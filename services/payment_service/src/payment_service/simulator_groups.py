@@ -5,17 +5,24 @@ commits of their sessions.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
 
+from ecom_common.batch import Failed
 from ecom_common.database import Trouble, classify
 
 from payment_service.provider import ProviderTimeout
 
 C = TypeVar("C")
 R = TypeVar("R")
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[C, R]):
+    asks: C
+    outcome: R | Failed | None = None
+    is_done: bool = False
 
 
 class GroupCommit(Generic[C, R]):
@@ -25,37 +32,57 @@ class GroupCommit(Generic[C, R]):
     """
 
     def __init__(self, ask: Callable[[Sequence[C]], Sequence[R]], *, patience_s: float) -> None:
-        """`ask` gives one answer for each call, in order; it is never called by two threads at once."""
+        """`ask` gives one answer for each call, in order; no two threads are in it at once."""
         self._ask = ask
         self._patience_s = patience_s
-        self._waiting: deque[tuple[C, Future[R]]] = deque()
-        self._turn = threading.Lock()
+        self._waiting: list[_Call[C, R]] = []
+        self._is_asking = False
+        self._changed = threading.Condition()
 
-    def __call__(self, call: C) -> R:
-        """The call's own answer. Raises what asking raised; ProviderTimeout when the turn does not come in time."""
-        answer: Future[R] = Future()
-        self._waiting.append((call, answer))
-        if not self._turn.acquire(timeout=self._patience_s):
-            # The next turn asks for it nonetheless, as a provider may do what its caller has given up.
-            raise ProviderTimeout("no answer in time")
+    def __call__(self, asks: C) -> R:
+        """The call's own answer. Raises what asking raised; ProviderTimeout when its turn, or then its answer, does not
+        come within the patience."""
+        mine: _Call[C, R] = _Call(asks)
+        with self._changed:
+            self._waiting.append(mine)
+            self._changed.wait_for(lambda: mine.is_done or not self._is_asking, self._patience_s)
+            if not mine.is_done and self._is_asking:
+                self._wait_no_longer(mine)
+            if mine.is_done:
+                return _answer_of(mine)
+            group, self._waiting = self._waiting, []
+            self._is_asking = True
         try:
-            if not answer.done():
-                self._answer([self._waiting.popleft() for _ in range(len(self._waiting))])
+            outcomes = self._outcomes([call.asks for call in group])
+            for call, outcome in zip(group, outcomes, strict=True):
+                call.outcome, call.is_done = outcome, True
         finally:
-            self._turn.release()
-        return answer.result()
+            with self._changed:
+                self._is_asking = False
+                self._changed.notify_all()
+        return _answer_of(mine)
 
-    def _answer(self, group: Sequence[tuple[C, Future[R]]]) -> None:
-        try:
-            answers = self._ask([call for call, _ in group])
-        except BaseException as error:
-            # One that the book cannot take must not fail the others; but when it is away, it is so for all.
-            if len(group) > 1 and classify(error) is Trouble.UNEXPECTED:
-                for one in group:
-                    self._answer([one])
-                return
-            for _, answer in group:
-                answer.set_exception(error)
+    def _wait_no_longer(self, call: _Call[C, R]) -> None:
+        """For its turn; but what is being asked may still be answered."""
+        if call in self._waiting:
+            self._waiting.remove(call)
+        elif self._changed.wait_for(lambda: call.is_done, self._patience_s):
             return
-        for (_, answer), value in zip(group, answers, strict=True):
-            answer.set_result(value)
+        raise ProviderTimeout("no answer in time")
+
+    def _outcomes(self, calls: Sequence[C]) -> list[R | Failed]:
+        try:
+            answers = list(self._ask(calls))
+            assert len(answers) == len(calls), "one answer for each call"
+            return [*answers]
+        except Exception as error:
+            # When the book is away it is so for all; but one that it cannot take must not fail the others.
+            if len(calls) == 1 or classify(error) is not Trouble.UNEXPECTED:
+                return [Failed(error) for _ in calls]
+        return [outcome for call in calls for outcome in self._outcomes([call])]
+
+
+def _answer_of(call: _Call[C, R]) -> R:
+    if isinstance(call.outcome, Failed):
+        raise call.outcome.error
+    return cast(R, call.outcome)
