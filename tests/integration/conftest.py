@@ -1,11 +1,25 @@
-"""A database of its own for each test, with the service's own role."""
+"""Databases with the service's own role: of the chassis, or of one service and fresh for each test."""
 
 from collections.abc import Iterator
 
 import pytest
 from ecom_common.database import Sessions
 
+from tests.support.chassis import Database, a_database
 from tests.support.databases import Databases
+
+
+@pytest.fixture(scope="module")
+def fresh_database(databases: Databases) -> Iterator[Database]:
+    with a_database(databases) as database:
+        yield database
+
+
+@pytest.fixture
+def database(fresh_database: Database) -> Database:
+    """The chassis' tables and nothing in them: one for each module, emptied for each test."""
+    fresh_database.empty()
+    return fresh_database
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The unit of work: what happens to a batch when one of it, another transaction, or the database fails."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,21 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tests.chaos.wires import Moment, a_wire
-from tests.support.chassis import Database, a_database
-from tests.support.databases import Databases
+from tests.support.chassis import Database
 from tests.support.notes import Note, lock_note, notes_in, raise_, write
-
-
-@pytest.fixture(scope="module")
-def fresh_database(databases: Databases) -> Iterator[Database]:
-    with a_database(databases) as database:
-        yield database
-
-
-@pytest.fixture
-def database(fresh_database: Database) -> Database:
-    fresh_database.empty()
-    return fresh_database
 
 
 def test_a_batch_is_one_transaction(database: Database) -> None:

@@ -3,10 +3,9 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 from ecom_common import batch as batch_module
 from ecom_common.batch import Batcher, apply_batch
 from ecom_common.database import make_engine, make_sessions
@@ -16,21 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tests.chaos.wires import a_wire
-from tests.support.chassis import Database, a_database
-from tests.support.databases import Databases
+from tests.support.chassis import Database
 from tests.support.notes import Note, lock_note, notes_in, raise_, write
-
-
-@pytest.fixture(scope="module")
-def fresh_database(databases: Databases) -> Iterator[Database]:
-    with a_database(databases) as database:
-        yield database
-
-
-@pytest.fixture
-def database(fresh_database: Database) -> Database:
-    fresh_database.empty()
-    return fresh_database
 
 
 def batched(

@@ -16,21 +16,8 @@ from ecom_local.instance import Instance
 from sqlalchemy.orm import Session
 
 from tests.support.broker import Broker
-from tests.support.chassis import Database, a_database, a_message, leave_effects
-from tests.support.databases import Databases
+from tests.support.chassis import Database, a_message, leave_effects
 from tests.support.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def fresh_database(databases: Databases) -> Iterator[Database]:
-    with a_database(databases) as database:
-        yield database
-
-
-@pytest.fixture
-def database(fresh_database: Database) -> Database:
-    fresh_database.empty()
-    return fresh_database
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What a transaction says, what it has heard, and what it has answered: all or nothing of it."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Event
@@ -16,22 +15,9 @@ from ecom_contracts.messages import StockCommit
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from tests.support.chassis import Database, a_database, numbered
-from tests.support.databases import Databases
+from tests.support.chassis import Database, numbered
 
 BIRTHDAY = datetime(2024, 2, 29, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def fresh_database(databases: Databases) -> Iterator[Database]:
-    with a_database(databases) as database:
-        yield database
-
-
-@pytest.fixture
-def database(fresh_database: Database) -> Database:
-    fresh_database.empty()
-    return fresh_database
 
 
 def test_a_message_waits_in_the_outbox_only_when_its_transaction_commits(

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -14,20 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
-from tests.support.chassis import Database, a_database
-from tests.support.databases import Databases
-
-
-@pytest.fixture(scope="module")
-def fresh_database(databases: Databases) -> Iterator[Database]:
-    with a_database(databases) as database:
-        yield database
-
-
-@pytest.fixture
-def database(fresh_database: Database) -> Database:
-    fresh_database.empty()
-    return fresh_database
+from tests.support.chassis import Database
 
 
 def reading(

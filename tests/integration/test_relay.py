@@ -32,22 +32,9 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from tests.support.broker import Broker
-from tests.support.chassis import Database, a_database, numbered
-from tests.support.databases import Databases
+from tests.support.chassis import Database, numbered
 from tests.support.processes import a_child, stopped
 from tests.support.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def fresh_database(databases: Databases) -> Iterator[Database]:
-    with a_database(databases) as database:
-        yield database
-
-
-@pytest.fixture
-def database(fresh_database: Database) -> Database:
-    fresh_database.empty()
-    return fresh_database
 
 
 @pytest.fixture(scope="module")

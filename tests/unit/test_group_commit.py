@@ -119,19 +119,22 @@ def test_an_answer_that_is_missing_is_an_error_and_nobody_waits_for_it() -> None
         grouped(1)
 
 
-def test_who_is_stopped_while_asking_lets_the_next_one_ask() -> None:
+def test_who_is_stopped_while_asking_for_others_leaves_none_of_them_waiting() -> None:
     class Stopped(BaseException):
         pass
 
-    def ask(calls: Sequence[int]) -> list[int]:
-        if calls == [0]:
-            raise Stopped
-        return list(calls)
+    book = Book()
 
-    grouped = GroupCommit(ask, patience_s=1)
-    with pytest.raises(Stopped):
-        grouped(0)
-    assert grouped(1) == 1
+    def ask(calls: Sequence[int]) -> list[int]:
+        if 1 in calls:
+            raise Stopped
+        return book.ask(calls)
+
+    grouped = GroupCommit(ask, patience_s=10)
+    first, *others = together(book, grouped, [1, 2])
+    assert first.result() == 0
+    assert [type(call.exception()) for call in others] == [Stopped, Stopped]
+    assert grouped(3) == 6
 
 
 def test_a_call_that_comes_alone_waits_for_nobody() -> None:

@@ -31,7 +31,7 @@ TRANSACTIONS_AT_ONCE: Final = 4
 _TIMEOUTS: Final = frozenset({"57014", "55P03"})
 
 _OPENED: Final = "key, reference, amount, currency"
-# Prepared, as the next two: each charge needs the first and the last.
+# Prepared, as what captures: each charge needs these two.
 _OPEN: Final = (
     "INSERT INTO charges (reference, key, amount, currency, method) "
     "SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[]) "
