@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ecom_common.arrays import array_of_texts_or_numbers
+from ecom_common.arrays import array
 from ecom_common.driver import UnitConnection
 
 _NAMES: Final = "ecom.prepared.names"
@@ -59,7 +59,7 @@ def run_with_commit(session: Session, statement: str, *parameters: object) -> No
 
 
 def _written(parameters: Sequence[object]) -> list[object]:
-    return [array_of_texts_or_numbers(p) if isinstance(p, list) else p for p in parameters]
+    return [array(p) if isinstance(p, list) else p for p in parameters]
 
 
 def _prepare(connection: Connection, statement: str) -> str:

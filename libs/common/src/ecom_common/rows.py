@@ -16,6 +16,11 @@ from ecom_common.safeguards import is_off
 T = TypeVar("T")
 
 
+def column_names(table: Table) -> tuple[str, ...]:
+    """Its columns' names; SQLAlchemy's own are of a class of texts that orjson does not take for keys."""
+    return tuple(str(column.name) for column in table.columns)
+
+
 def column_list(table: Table) -> str:
     """The columns in the table's order, for a SELECT whose rows become constructor arguments."""
     return ", ".join(f"{table.name}.{column.name}" for column in table.columns)

@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from ecom_common.bulk import insert_rows, send, update_rows
-from ecom_common.rows import column_list, load, load_prepared, locking
+from ecom_common.rows import column_list, column_names, load, load_prepared, locking
 from sqlalchemy.orm import Session
 
 from inventory_service.models import (
@@ -255,5 +255,5 @@ def _reservation_row(reservation: Reservation) -> dict[str, object]:
     }
 
 
-_ITEM_COLUMNS = tuple(ITEMS.columns.keys())
-_MOVEMENT_COLUMNS = tuple(MOVEMENTS.columns.keys())
+_ITEM_COLUMNS = column_names(ITEMS)
+_MOVEMENT_COLUMNS = column_names(MOVEMENTS)

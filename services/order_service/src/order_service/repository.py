@@ -14,7 +14,7 @@ from ecom_common import idempotency, outbox
 from ecom_common.bulk import insert_rows, update_rows
 from ecom_common.idempotency import Key, Stored
 from ecom_common.outbox import Outgoing
-from ecom_common.rows import column_list, load, load_prepared, locking
+from ecom_common.rows import column_list, column_names, load, load_prepared, locking
 from ecom_common.safeguards import is_off
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -39,8 +39,8 @@ _MUTABLE: Final = (
 )  # fmt: skip
 UNSENT_TOO_LONG: Final = timedelta(seconds=30)
 """A message that waits for longer waits for more than its turn."""
-_ALL: Final = tuple(ORDERS.columns.keys())
-_LINE_COLUMNS: Final = tuple(LINES.columns.keys())
+_ALL: Final = column_names(ORDERS)
+_LINE_COLUMNS: Final = column_names(LINES)
 
 _ORDERS: Final = f"SELECT {column_list(ORDERS)} FROM orders"
 _LINES: Final = f"SELECT {column_list(LINES)} FROM order_lines WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id, position"

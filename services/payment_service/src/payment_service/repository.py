@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from ecom_common.bulk import insert_rows, update_rows
-from ecom_common.rows import column_list, load, load_prepared, locking
+from ecom_common.rows import column_list, column_names, load, load_prepared, locking
 from ecom_common.safeguards import is_off
 from ecom_contracts.messages import PaymentState
 from sqlalchemy.orm import Session
@@ -41,10 +41,10 @@ _ENTRIES: Final = (
     "ORDER BY amount DESC"
 )
 
-_INTENT: Final = tuple(PAYMENTS.columns.keys())
-_OPERATION: Final = tuple(OPERATIONS.columns.keys())
-_JOURNAL: Final = tuple(JOURNALS.columns.keys())
-_ENTRY: Final = tuple(ENTRIES.columns.keys())
+_INTENT: Final = column_names(PAYMENTS)
+_OPERATION: Final = column_names(OPERATIONS)
+_JOURNAL: Final = column_names(JOURNALS)
+_ENTRY: Final = column_names(ENTRIES)
 # What the service's role may update; the rest of a row is fixed when it is made.
 _INTENT_CHANGES: Final = (
     "id", "state", "version", "captured", "refunded", "decline_code", "provider_reference",
