@@ -1,13 +1,17 @@
 """What the database itself refuses, whoever asks: tried with plain SQL as the service's own role."""
 
+from contextlib import closing
 from uuid import UUID
 
+import psycopg2
 import pytest
 from ecom_common.database import Sessions
 from ecom_common.ids import new_id
-from sqlalchemy import text
+from psycopg2.errors import CheckViolation
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from tests.support.databases import OWNERS, Databases
 from tests.support.payments import AMOUNT, PaymentDesk
 
 
@@ -95,6 +99,19 @@ def test_nothing_is_added_to_a_journal_later(desk: PaymentDesk) -> None:
     desk.work()
     operation = desk.operation(order, "charge:1")
     assert "pk_ledger_entries" in refused(desk, _DEBIT, operation=operation.id)
+
+
+def test_what_is_booked_stays_balanced_whoever_changes_it(
+    desk: PaymentDesk, databases: Databases
+) -> None:
+    desk.charge()
+    desk.work()
+    name = make_url(desk.database_url).database
+    assert name is not None
+    with closing(psycopg2.connect(databases.url(name, OWNERS["paymentdb"]))) as owner:
+        owner.cursor().execute("UPDATE ledger_entries SET amount = amount + 1")
+        with pytest.raises(CheckViolation, match="does not balance"):
+            owner.commit()
 
 
 def test_an_account_outside_the_chart_is_refused(

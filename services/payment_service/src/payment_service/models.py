@@ -40,7 +40,7 @@ from payment_service.states import (
 )
 
 SERVICE: Final = "payment_service"
-SCHEMA_VERSION: Final = "2"
+SCHEMA_VERSION: Final = "3"
 MAX_ERROR_CHARS: Final = 500
 REFUND_AGAIN: Final = Backoff()
 """A new refund after one that has failed waits for this, however often it is asked for."""
