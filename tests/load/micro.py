@@ -18,7 +18,7 @@ from uuid import UUID
 
 import orjson
 import psutil
-from ecom_common import inbox
+from ecom_common import inbox, prepared
 from ecom_common.database import Sessions, make_engine, make_sessions
 from ecom_common.idempotency import fingerprint
 from ecom_common.ids import new_id
@@ -38,6 +38,7 @@ from order_service.commands import Placed, PlaceOrder
 from order_service.service import OrderDesk
 from order_service.settings import Settings
 from pydantic import SecretStr
+from sqlalchemy import Engine
 
 from tests.load.platform import BenchPlatform
 from tests.support.envelopes import an_envelope
@@ -72,6 +73,7 @@ def _measure_batches(platform: BenchPlatform, batch: int) -> None:
     sessions, desk = make_sessions(engine), OrderDesk(settings)
     _stock_catalogue(sessions)
     server = psutil.Process(platform.instance.pid("postgres") or 0)
+    _measure_transactions(engine, sessions, server)
     batches = [[_wish(number) for number in range(batch)] for _ in range(max(5, ORDERS // batch))]
 
     def place(wishes: Sequence[PlaceOrder]) -> None:
@@ -89,6 +91,23 @@ def _measure_batches(platform: BenchPlatform, batch: int) -> None:
         told = [[_payload(say(wish.order_id)) for wish in wishes] for wishes in batches]
         _report(f"learning: {name}", learn, told, server)
     engine.dispose()
+
+
+def _measure_transactions(engine: Engine, sessions: Sessions, server: psutil.Process) -> None:
+    """What three statements cost that do nothing: with a session, and on a connection without one."""
+
+    def with_session(_: object) -> None:
+        with sessions.begin() as session:
+            for _number in range(3):
+                prepared.run(session, "SELECT 1")
+
+    def on_connection(_: object) -> None:
+        with engine.begin() as connection:
+            for _number in range(3):
+                prepared.run_on(connection, "SELECT 1", ())
+
+    for what, step in (("a session", with_session), ("a connection", on_connection)):
+        _report(f"three empty statements with {what}", step, [[()]] * ORDERS, server)
 
 
 def _report(
