@@ -1,4 +1,4 @@
-"""What the database itself refuses, whoever asks: tried with plain SQL as the service's own role."""
+"""What the database itself refuses, whoever asks: with plain SQL as the service's own role, or as the owner."""
 
 from contextlib import closing
 from uuid import UUID
@@ -7,6 +7,7 @@ import psycopg2
 import pytest
 from ecom_common.database import Sessions
 from ecom_common.ids import new_id
+from payment_service.states import Account
 from psycopg2.errors import CheckViolation
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
@@ -99,6 +100,10 @@ def test_nothing_is_added_to_a_journal_later(desk: PaymentDesk) -> None:
     desk.work()
     operation = desk.operation(order, "charge:1")
     assert "pk_ledger_entries" in refused(desk, _DEBIT, operation=operation.id)
+
+
+def test_a_whole_journal_has_room_for_no_other_entry() -> None:
+    assert len(Account) == 2, "new entries have to be looked at again: V3__complete_journals.sql"
 
 
 def test_what_is_booked_stays_balanced_whoever_changes_it(

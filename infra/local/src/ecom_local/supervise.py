@@ -1,10 +1,10 @@
 """supervisord with another step: what `up` runs in the background.
 
 Supervisor notices the end of a process, and starts it again, in a loop that otherwise sleeps for up to a
-second, twice. At a fifth of that a killed part is back in half a second instead of two, for 0.1 % of a core.
+second, twice. At a tenth of that a killed part is back in half a second instead of two, for 0.1 % of a core.
 
-It also carries every log line from its process into the file. Woken up for each, that takes 4 % of a core at 50 orders a
-second; so it lets some come together.
+It also carries every log line from its process into the file. Waking up for each takes 4 % of a core at 50 orders a
+second, so it lets some come together.
 """
 
 from __future__ import annotations

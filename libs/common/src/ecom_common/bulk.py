@@ -1,8 +1,8 @@
 """Bulk writes: any number of rows as one JSON document for each table, all of a unit's writes in one statement.
 
 Measured on 2-line orders in batches of 50, client CPU per order: unit of work 0.47 ms, multi-row VALUES
-0.14 ms, `unnest` of an array for each column 0.06 ms. Documents cost less again, most of all in small batches, and the
-server too, which has one parameter to read instead of one for each column (`python -m tests.load.micro`, docs/speed.md).
+0.14 ms, `unnest` of an array for each column 0.06 ms. Documents cost us less again, and in small batches the server too,
+which has one parameter to read instead of one for each column (`python -m tests.load.micro`, docs/speed.md).
 Aggregates are therefore loaded as plain objects (`rows`), changed in memory by their verbs, and written here.
 """
 
@@ -51,8 +51,8 @@ def _take(session: Session) -> tuple[Any, ...] | None:
     if not waiting:
         return None
     statement = _one_statement(tuple(write for write, _, _ in waiting))
-    counts = [rows for _, rows, _ in waiting]
-    return (statement, *(p for waits in waiting for p in _parameters(*waits)), *counts)
+    counts = [count for _, count, _ in waiting]
+    return (statement, *(p for one in waiting for p in _parameters(*one)), *counts)
 
 
 def insert_new_rows(session: Session, table: Table, rows: Sequence[Row]) -> set[Any]:
@@ -82,11 +82,12 @@ _WAITING: Final = "ecom.bulk.waiting"
 
 
 def _add(session: Session, write: _Write, rows: Sequence[Row]) -> None:
-    waits = (write, len(rows), _document(rows, write.names))
-    session.info.setdefault(_WAITING, []).append(waits)
+    one = (write, len(rows), _document(rows, write.names))
+    session.info.setdefault(_WAITING, []).append(one)
 
 
 def _document(rows: Sequence[Row], names: tuple[str, ...]) -> str:
+    """Values have to be of their columns' types: the server would take others as texts."""
     # What is not in a document would be written as NULL.
     assert all(tuple(row) == names for row in rows), "all rows have the same keys, in one order"
     return orjson.dumps(rows, default=_hexadecimal).decode()
@@ -157,8 +158,8 @@ def _on_conflict_clause(table: Table) -> str:
 @lru_cache
 def _update_statement(table: Table, names: tuple[str, ...], key: str) -> str:
     changes = ", ".join(f"{name} = new.{name}" for name in names if name != key)
-    # The limit is their number: without it Postgres expects a hundred, and plans to read a table that is still small
-    # from one end to the other. It would do so for as long as the plan lives.
+    # The limit is their number. Postgres expects a hundred rows of a function, for which it would read a table that is
+    # still small from one end to the other, as long as the plan lives; behind a limit it expects a tenth of them.
     return (
         f"UPDATE {table.name} SET {changes} FROM (SELECT * FROM {_records(table, names)} LIMIT %s) AS new "
         f"WHERE {table.name}.{key} = new.{key}"
