@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 from ecom_common import prepared
-from ecom_common.bulk import insert_new_rows, insert_rows, update_rows
+from ecom_common.bulk import insert_new_rows, insert_rows, send, update_rows
 from ecom_common.rows import column_names
 from sqlalchemy import (
     BigInteger,
@@ -192,6 +192,23 @@ def test_an_update_of_a_row_that_is_not_there_is_a_mistake(database: Database) -
 def test_a_thousand_rows_are_one_statement(database: Database) -> None:
     insert(database, [a_thing(n, count=n, document={"n": n}) for n in range(1_000)])
     assert stored(database, "count") == list(range(1_000))
+
+
+def test_an_update_that_was_planned_for_a_small_table_still_goes_by_its_key(
+    database: Database,
+) -> None:
+    shape = "%SET name = new.name, count = new.count FROM%"
+    with database.sessions.begin() as session:
+        insert_rows(session, THINGS, [a_thing(1)])
+        send(session)
+        update_rows(session, THINGS, [a_thing(1, count=7)], key="id")
+        send(session)
+        name = session.scalars(
+            text("SELECT name FROM pg_prepared_statements WHERE statement LIKE :shape"),
+            {"shape": shape},
+        ).one()
+        plan = list(session.scalars(text(f"EXPLAIN EXECUTE {name} ('[]', 0, 0)")))
+    assert any("Index Cond: (id = new.id)" in line for line in plan), plan
 
 
 @pytest.mark.parametrize("values", [{"name": "a\0b"}, {"document": ["a\0b"]}], ids=["text", "json"])

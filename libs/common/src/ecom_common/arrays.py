@@ -1,7 +1,6 @@
 """Arrays as Postgres writes them: one literal for each, `{1,"text"}`.
 
-The driver would write ARRAY[...], which the server reads as an expression for each element: reading statements and
-parameters was a fifth of what it did for a batch, and a sixth then.
+The driver would write ARRAY[...], which the server reads as an expression for each element.
 """
 
 from collections.abc import Sequence
